@@ -1,0 +1,283 @@
+/**
+ * The EventLog on JetStream. Appends of several events are atomic batches written by hand (ADR-50 of the NATS
+ * architecture), because `startBatch` of @nats-io/jetstream 3.4.0 drops the expectation and loses the error code.
+ */
+import { createHash } from 'node:crypto';
+import { jetstream, jetstreamManager, DeliverPolicy, ReplayPolicy } from '@nats-io/jetstream';
+import type { ConsumerMessages, JetStreamClient, JetStreamManager } from '@nats-io/jetstream';
+import { headers, nuid, type MsgHdrs, type NatsConnection } from '@nats-io/transport-node';
+import { delay } from './delay.ts';
+import { messageOf } from './errors.ts';
+import { findInvalid, parseRecorded, versionOf, type Envelope, type Event, type Recorded } from './events.ts';
+import {
+  InvalidEventError,
+  LogConflictError,
+  LogUnavailableError,
+  type AppendMeta,
+  type EventLog,
+  type FollowOptions,
+  type Head,
+  type LogEntry,
+} from './log.ts';
+import { directBatch } from './nats/direct.ts';
+import { EVENT_STREAM, subjectOf } from './streams.ts';
+
+const REQUEST_TIMEOUT_MS = 5_000;
+const LOAD_BATCH = 256;
+/** ADR-50: the server refuses longer atomic batches. */
+const MAX_BATCH_EVENTS = 1_000;
+/** Room that headers and protocol need beside the payload within the server's max_payload. */
+const HEADER_ROOM_BYTES = 4_096;
+/** "wrong last sequence", in its two forms, and a batch that holds a message id which is stored already. */
+const CONFLICT_CODES = new Set([10071, 10164, 10201]);
+const TRANSIENT_CODES = new Set([10163, 10210]);
+const TRANSIENT_TRIES = 5;
+const FOLLOW_BACKOFF_MS = { first: 50, max: 2_000 } as const;
+
+/** What the log needs from outside, so that tests can fix ids. */
+export interface LogOptions {
+  /** Event ids: UUIDv7. */
+  readonly newId: () => string;
+}
+
+interface Message {
+  readonly subject: string;
+  readonly bytes: Uint8Array;
+  readonly headers: MsgHdrs;
+}
+
+interface PubAck {
+  readonly seq?: number;
+  readonly error?: { readonly err_code?: number; readonly description?: string };
+}
+
+/** `hash` of a subject that has no event yet: the SHA-256 of its name, which ties the chain to its subject. */
+export function emptyHead(subject: string): Head {
+  return { seq: 0, hash: sha256(new TextEncoder().encode(subject)) };
+}
+
+function sha256(bytes: Uint8Array): string {
+  return createHash('sha256').update(bytes).digest('hex');
+}
+
+/** Opens the log on a connection; the stream must exist. The connection stays the caller's. */
+export async function openJetStreamLog(nc: NatsConnection, options: LogOptions): Promise<EventLog> {
+  const manager = await jetstreamManager(nc, { timeout: REQUEST_TIMEOUT_MS });
+  return new JetStreamLog(nc, jetstream(nc), manager, options);
+}
+
+class JetStreamLog implements EventLog {
+  readonly #nc: NatsConnection;
+  readonly #client: JetStreamClient;
+  readonly #manager: JetStreamManager;
+  readonly #newId: () => string;
+
+  constructor(nc: NatsConnection, client: JetStreamClient, manager: JetStreamManager, options: LogOptions) {
+    this.#nc = nc;
+    this.#client = client;
+    this.#manager = manager;
+    this.#newId = options.newId;
+  }
+
+  async load(subject: string, from = emptyHead(subject)): Promise<{ entries: readonly LogEntry[]; head: Head }> {
+    const entries: LogEntry[] = [];
+    let head = from;
+    for (;;) {
+      const request = { next_by_subj: subject, seq: head.seq + 1, batch: LOAD_BATCH };
+      const messages = await directBatch(this.#nc, EVENT_STREAM, request, REQUEST_TIMEOUT_MS).catch(
+        (error: unknown) => {
+          throw new LogUnavailableError(`reading ${subject} failed: ${messageOf(error)}`, { cause: error });
+        },
+      );
+      for (const message of messages) {
+        entries.push(parseRecorded(message.data, message.seq, message.subject));
+        head = { seq: message.seq, hash: sha256(message.data) };
+      }
+      if (messages.length < LOAD_BATCH) return { entries, head };
+    }
+  }
+
+  async append(
+    events: readonly Event[],
+    heads: ReadonlyMap<string, Head>,
+    meta: AppendMeta,
+  ): Promise<{ recorded: readonly Recorded[]; heads: ReadonlyMap<string, Head> }> {
+    if (events.length === 0 || events.length > MAX_BATCH_EVENTS) {
+      throw new InvalidEventError(`an append takes 1 to ${MAX_BATCH_EVENTS} events, not ${events.length}`);
+    }
+    const chain = new Map<string, Head>();
+    const maxBytes = (this.#nc.info?.max_payload ?? 1_048_576) - HEADER_ROOM_BYTES;
+    const prepared = events.map((event) => this.#prepare(event, chain, heads, meta, maxBytes));
+    const messages = prepared.map(({ message }) => message);
+    const lastSeq = await this.#publishWithRetry(messages);
+    const firstSeq = lastSeq - events.length + 1;
+    const recorded = prepared.map(({ stored, message }, index) => ({
+      ...stored,
+      seq: firstSeq + index,
+      subject: message.subject,
+    }));
+    const newHeads = new Map<string, Head>();
+    for (const { subject, seq } of recorded) {
+      newHeads.set(subject, { seq, hash: chain.get(subject)?.hash ?? '' });
+    }
+    return { recorded, heads: newHeads };
+  }
+
+  async *follow(options: FollowOptions): AsyncIterable<{ entry: LogEntry; pending: number }> {
+    const { filters, signal } = options;
+    let last = options.after;
+    let lastPerSubject = options.lastPerSubject ?? false;
+    let backoffMs: number = FOLLOW_BACKOFF_MS.first;
+    while (!signal.aborted) {
+      try {
+        for await (const message of this.#consume(filters, last, lastPerSubject, signal)) {
+          backoffMs = FOLLOW_BACKOFF_MS.first;
+          if (message.seq <= last) continue;
+          yield { entry: parseRecorded(message.data, message.seq, message.subject), pending: message.pending };
+          last = message.seq;
+          lastPerSubject = lastPerSubject && message.pending > 0;
+        }
+      } catch {
+        // Whatever ended the consumer (restart, lost leader, deleted while the server was away), a new one goes on.
+      }
+      await delay(backoffMs, signal);
+      backoffMs = Math.min(backoffMs * 2, FOLLOW_BACKOFF_MS.max);
+    }
+  }
+
+  async lastSeq(): Promise<number> {
+    try {
+      return (await this.#manager.streams.info(EVENT_STREAM)).state.last_seq;
+    } catch (error) {
+      throw new LogUnavailableError(`the state of the event stream is not known: ${messageOf(error)}`, {
+        cause: error,
+      });
+    }
+  }
+
+  #prepare(
+    event: Event,
+    chain: Map<string, Head>,
+    heads: ReadonlyMap<string, Head>,
+    meta: AppendMeta,
+    maxBytes: number,
+  ): { stored: Event & Envelope; message: Message } {
+    const invalid = findInvalid(event);
+    if (invalid !== null) throw new InvalidEventError(`${event.type}: ${invalid}`);
+    const subject = subjectOf(event);
+    const known = chain.get(subject);
+    const expected = heads.get(subject);
+    if (!known && !expected) throw new InvalidEventError(`${event.type}: no expected head for ${subject}`);
+    const stored: Event & Envelope = {
+      id: this.#newId(),
+      ...event,
+      version: versionOf(event.type),
+      time: new Date(meta.nowMs).toISOString(),
+      actor: meta.actor,
+      cause: meta.cause,
+      prev: (known ?? expected)?.hash ?? '',
+    };
+    const bytes = new TextEncoder().encode(JSON.stringify(stored));
+    if (bytes.length > maxBytes) {
+      throw new InvalidEventError(`${event.type}: ${bytes.length} bytes are more than the ${maxBytes} that fit`);
+    }
+    const messageHeaders = headers();
+    messageHeaders.set('Nats-Msg-Id', stored.id);
+    messageHeaders.set('Event-Type', stored.type);
+    messageHeaders.set('Event-Version', String(stored.version));
+    // Only the first event of each subject carries the expectation: within the batch the next ones follow it.
+    if (!known && expected) messageHeaders.set('Nats-Expected-Last-Subject-Sequence', String(expected.seq));
+    chain.set(subject, { seq: expected?.seq ?? 0, hash: sha256(bytes) });
+    return {
+      stored,
+      message: { subject, bytes, headers: messageHeaders },
+    };
+  }
+
+  async #publishWithRetry(messages: readonly Message[]): Promise<number> {
+    for (let attempt = 1; ; attempt += 1) {
+      const ack = await this.#publish(messages).catch((error: unknown) => {
+        throw new LogUnavailableError(`appending to ${messages[0]?.subject} failed: ${messageOf(error)}`, {
+          cause: error,
+        });
+      });
+      if (ack.seq !== undefined && ack.error === undefined) return ack.seq;
+      const code = ack.error?.err_code ?? 0;
+      const description = `${ack.error?.description ?? 'no reason given'} (${code})`;
+      if (CONFLICT_CODES.has(code)) {
+        throw new LogConflictError(`${messages[0]?.subject} was written by somebody else: ${description}`);
+      }
+      if (!TRANSIENT_CODES.has(code) || attempt === TRANSIENT_TRIES) {
+        throw new LogUnavailableError(`appending to ${messages[0]?.subject} was refused: ${description}`);
+      }
+      await delay(20 * 2 ** attempt);
+    }
+  }
+
+  async #publish(messages: readonly Message[]): Promise<PubAck> {
+    const last = messages.length - 1;
+    const batchId = nuid.next();
+    for (const [index, message] of messages.entries()) {
+      if (last > 0) {
+        message.headers.set('Nats-Batch-Id', batchId);
+        message.headers.set('Nats-Batch-Sequence', String(index + 1));
+        if (index === last) message.headers.set('Nats-Batch-Commit', '1');
+      }
+      const options = { headers: message.headers, timeout: REQUEST_TIMEOUT_MS };
+      if (index === last) return (await this.#nc.request(message.subject, message.bytes, options)).json<PubAck>();
+      if (index > 0) {
+        this.#nc.publish(message.subject, message.bytes, options);
+        continue;
+      }
+      // The server answers the first message of a batch with an empty payload, or with the reason it refuses it.
+      const opened = await this.#nc.request(message.subject, message.bytes, options);
+      if (opened.data.length > 0) {
+        const refused = opened.json<PubAck>();
+        if (refused.error) return refused;
+      }
+    }
+    return {};
+  }
+
+  /** One ordered consumer's life; ends when the connection was lost, the consumer failed or the signal aborted. */
+  async *#consume(
+    filters: readonly string[],
+    after: number,
+    lastPerSubject: boolean,
+    signal: AbortSignal,
+  ): AsyncIterable<{ seq: number; subject: string; data: Uint8Array; pending: number }> {
+    const start = lastPerSubject
+      ? { deliver_policy: DeliverPolicy.LastPerSubject }
+      : { deliver_policy: DeliverPolicy.StartSequence, opt_start_seq: after + 1 };
+    const consumer = await this.#client.consumers.get(EVENT_STREAM, {
+      filter_subjects: [...filters],
+      replay_policy: ReplayPolicy.Instant,
+      ...start,
+    });
+    const messages = await consumer.consume({ max_messages: 500, expires: 10_000, idle_heartbeat: 2_000 });
+    const stop = (): void => messages.stop();
+    signal.addEventListener('abort', stop, { once: true });
+    if (signal.aborted) stop();
+    const statusWatch = this.#stopOnReconnect(messages);
+    try {
+      for await (const message of messages) {
+        const { seq, subject, data, info } = message;
+        yield { seq, subject, data, pending: info.pending };
+      }
+    } finally {
+      signal.removeEventListener('abort', stop);
+      statusWatch.stop();
+      messages.stop();
+      await consumer.delete().catch(() => false);
+    }
+  }
+
+  /** A consumer in memory may be gone after the server restarted; a new one is quicker than waiting for heartbeats. */
+  #stopOnReconnect(messages: ConsumerMessages): { stop: () => void } {
+    const statuses = this.#nc.status();
+    void (async () => {
+      for await (const status of statuses) if (status.type === 'reconnect') messages.stop();
+    })();
+    return { stop: () => (statuses as { stop?: () => void }).stop?.() };
+  }
+}
