@@ -65,7 +65,7 @@ export async function spawnServer(binary: string, configFile: string): Promise<S
   child.stdin.on('error', () => undefined);
   const exited = new Promise<string>((resolve) => {
     child.once('error', (error) => resolve(messageOf(error)));
-    child.once('exit', (code, signal) => resolve(signal === null ? `exit code ${code}` : `signal ${signal}`));
+    child.once('exit', (code, by) => resolve(by === null ? `exit code ${code}` : `signal ${by}`));
   });
   const pid = await firstNumber(child, exited);
   if (pid === 0) {

@@ -1,0 +1,11 @@
+/** Formats an object as a query string without `?`; lists become repeated names. */
+export function format(bag) {
+  const pairs = [];
+  for (const [name, value] of Object.entries(bag)) {
+    const values = Array.isArray(value) ? value : [value];
+    for (const item of values) {
+      pairs.push(`${encodeURIComponent(name)}=${encodeURIComponent(item.toString())}`);
+    }
+  }
+  return pairs.join('&');
+}

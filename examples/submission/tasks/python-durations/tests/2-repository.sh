@@ -1,0 +1,2 @@
+#!/bin/bash
+exec python3 -m unittest discover -s tests -t .
