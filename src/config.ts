@@ -2,7 +2,8 @@
  * Environment → one validated, frozen Config. Read once at start; nothing else reads process.env, so that a typo in a
  * variable is an error at start that names it, not a surprise during a batch.
  */
-import { checkAddress } from '@polkadot/util-crypto';
+// The whole package costs 80 MB of memory, this part little.
+import { checkAddress } from '@polkadot/util-crypto/address/check';
 import { CodedError } from './errors.ts';
 
 export const ROLES = ['http', 'planner', 'executor'] as const;

@@ -277,5 +277,5 @@ export function parseRecorded(bytes: Uint8Array, seq: number, subject: string): 
     return { type: null, seq, subject, reason: `${raw.type} version ${raw.version} is newer` };
   }
   if (!validator.check.Check(raw.data)) return { type: null, seq, subject, reason: `${raw.type}: data does not match` };
-  return { ...(raw as unknown as Event & Envelope), seq, subject };
+  return { ...(raw as Event & Envelope), seq, subject };
 }

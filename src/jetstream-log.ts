@@ -4,7 +4,7 @@
  */
 import { createHash } from 'node:crypto';
 import { jetstream, jetstreamManager, DeliverPolicy, ReplayPolicy } from '@nats-io/jetstream';
-import type { ConsumerMessages, JetStreamClient, JetStreamManager } from '@nats-io/jetstream';
+import type { JetStreamClient, JetStreamManager } from '@nats-io/jetstream';
 import { headers, nuid, type MsgHdrs, type NatsConnection } from '@nats-io/transport-node';
 import { delay } from './delay.ts';
 import { messageOf } from './errors.ts';
@@ -19,7 +19,8 @@ import {
   type Head,
   type LogEntry,
 } from './log.ts';
-import { directBatch } from './nats/direct.ts';
+import { directBatch, type NextBySubject, type StoredMessage } from './nats/direct.ts';
+import { orAborted, watchLink, type Link } from './nats/link.ts';
 import { EVENT_STREAM, subjectOf } from './streams.ts';
 
 const REQUEST_TIMEOUT_MS = 5_000;
@@ -71,27 +72,25 @@ class JetStreamLog implements EventLog {
   readonly #client: JetStreamClient;
   readonly #manager: JetStreamManager;
   readonly #newId: () => string;
+  readonly #link: Link;
 
   constructor(nc: NatsConnection, client: JetStreamClient, manager: JetStreamManager, options: LogOptions) {
     this.#nc = nc;
     this.#client = client;
     this.#manager = manager;
     this.#newId = options.newId;
+    this.#link = watchLink(nc);
   }
 
   async load(subject: string, from = emptyHead(subject)): Promise<{ entries: readonly LogEntry[]; head: Head }> {
     const entries: LogEntry[] = [];
     let head = from;
     for (;;) {
-      const request = { next_by_subj: subject, seq: head.seq + 1, batch: LOAD_BATCH };
-      const messages = await directBatch(this.#nc, EVENT_STREAM, request, REQUEST_TIMEOUT_MS).catch(
-        (error: unknown) => {
-          throw new LogUnavailableError(`reading ${subject} failed: ${messageOf(error)}`, { cause: error });
-        },
-      );
-      for (const message of messages) {
-        entries.push(parseRecorded(message.data, message.seq, message.subject));
-        head = { seq: message.seq, hash: sha256(message.data) };
+      const query = { next_by_subj: subject, seq: head.seq + 1, batch: LOAD_BATCH };
+      const messages = await this.#directGet(query);
+      for (const { seq, data } of messages) {
+        entries.push(parseRecorded(data, seq, subject));
+        head = { seq, hash: sha256(data) };
       }
       if (messages.length < LOAD_BATCH) return { entries, head };
     }
@@ -123,6 +122,14 @@ class JetStreamLog implements EventLog {
     return { recorded, heads: newHeads };
   }
 
+  async #directGet(query: NextBySubject): Promise<readonly StoredMessage[]> {
+    try {
+      return await orAborted(directBatch(this.#nc, EVENT_STREAM, query, REQUEST_TIMEOUT_MS), this.#link.signal);
+    } catch (error) {
+      throw new LogUnavailableError(`reading ${query.next_by_subj} failed: ${messageOf(error)}`, { cause: error });
+    }
+  }
+
   async *follow(options: FollowOptions): AsyncIterable<{ entry: LogEntry; pending: number }> {
     const { filters, signal } = options;
     let last = options.after;
@@ -141,6 +148,7 @@ class JetStreamLog implements EventLog {
         // Whatever ended the consumer (restart, lost leader, deleted while the server was away), a new one goes on.
       }
       await delay(backoffMs, signal);
+      await this.#link.up(FOLLOW_BACKOFF_MS.max);
       backoffMs = Math.min(backoffMs * 2, FOLLOW_BACKOFF_MS.max);
     }
   }
@@ -196,7 +204,7 @@ class JetStreamLog implements EventLog {
 
   async #publishWithRetry(messages: readonly Message[]): Promise<number> {
     for (let attempt = 1; ; attempt += 1) {
-      const ack = await this.#publish(messages).catch((error: unknown) => {
+      const ack = await orAborted(this.#publish(messages), this.#link.signal).catch((error: unknown) => {
         throw new LogUnavailableError(`appending to ${messages[0]?.subject} failed: ${messageOf(error)}`, {
           cause: error,
         });
@@ -246,38 +254,31 @@ class JetStreamLog implements EventLog {
     lastPerSubject: boolean,
     signal: AbortSignal,
   ): AsyncIterable<{ seq: number; subject: string; data: Uint8Array; pending: number }> {
+    const link = this.#link.signal;
     const start = lastPerSubject
       ? { deliver_policy: DeliverPolicy.LastPerSubject }
       : { deliver_policy: DeliverPolicy.StartSequence, opt_start_seq: after + 1 };
-    const consumer = await this.#client.consumers.get(EVENT_STREAM, {
+    const getting = this.#client.consumers.get(EVENT_STREAM, {
       filter_subjects: [...filters],
       replay_policy: ReplayPolicy.Instant,
       ...start,
     });
+    const consumer = await orAborted(getting, link);
     const messages = await consumer.consume({ max_messages: 500, expires: 10_000, idle_heartbeat: 2_000 });
+    // The consumer lives in the server's memory: after a lost connection a new one is quicker than its heartbeats.
+    const ended = AbortSignal.any([signal, link]);
     const stop = (): void => messages.stop();
-    signal.addEventListener('abort', stop, { once: true });
-    if (signal.aborted) stop();
-    const statusWatch = this.#stopOnReconnect(messages);
+    ended.addEventListener('abort', stop, { once: true });
+    if (ended.aborted) stop();
     try {
       for await (const message of messages) {
         const { seq, subject, data, info } = message;
         yield { seq, subject, data, pending: info.pending };
       }
     } finally {
-      signal.removeEventListener('abort', stop);
-      statusWatch.stop();
+      ended.removeEventListener('abort', stop);
       messages.stop();
-      await consumer.delete().catch(() => false);
+      if (!link.aborted) await orAborted(consumer.delete(), link).catch(() => false);
     }
-  }
-
-  /** A consumer in memory may be gone after the server restarted; a new one is quicker than waiting for heartbeats. */
-  #stopOnReconnect(messages: ConsumerMessages): { stop: () => void } {
-    const statuses = this.#nc.status();
-    void (async () => {
-      for await (const status of statuses) if (status.type === 'reconnect') messages.stop();
-    })();
-    return { stop: () => (statuses as { stop?: () => void }).stop?.() };
   }
 }

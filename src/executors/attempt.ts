@@ -1,0 +1,184 @@
+/**
+ * One attempt at one task, from the dispatch to its outcome on the log. What the outcome means for the message (ack,
+ * retry, leave it alone) is the caller's; here only events are appended and files come and go.
+ */
+import { mkdir } from 'node:fs/promises';
+import { join } from 'node:path';
+import type { Blobs } from '../blobs.ts';
+import type { CommandContext, CommandHandler } from '../commands/handle.ts';
+import { taskDecider, type TaskCommand, type TaskEnd, type TaskResult } from '../commands/task.ts';
+import type { Config } from '../config.ts';
+import { CodedError } from '../errors.ts';
+import type { Event, StoredOutput } from '../events.ts';
+import { subjects } from '../streams.ts';
+import { extractBundle } from './archive.ts';
+import type { ArchiveLimits } from './archive-limits.ts';
+import { evaluateTask, type StepReporter, type TaskOutcome } from './evaluate.ts';
+import type { Sandbox } from './sandbox/sandbox.ts';
+import { patiently } from './patience.ts';
+import { readTask } from './task-files.ts';
+import type { WorkDirs } from './work-dirs.ts';
+
+/** Another executor has the task now. Nothing of this attempt counts, and its message is not ours any more. */
+export class AttemptReplacedError extends CodedError<'attempt_replaced'> {
+  constructor() {
+    super('attempt_replaced', 'another executor took the task over');
+  }
+}
+
+export interface AttemptPorts {
+  readonly config: Config;
+  readonly handler: CommandHandler;
+  readonly bundles: Blobs;
+  readonly outputs: Blobs;
+  readonly sandbox: Sandbox;
+  readonly workDirs: WorkDirs;
+  readonly limits: ArchiveLimits;
+  /** One life of this executor process. */
+  readonly session: string;
+  readonly nodeBinary: string;
+  readonly newId: () => string;
+  readonly now: () => number;
+}
+
+export type Dispatch = Extract<Event, { type: 'TaskDispatched' }>['data'];
+
+/**
+ * Starts an attempt unless the task has ended, runs it, and returns how the task ended. An abort of `signal` stops it
+ * at the next possible moment; if `cancelled()` says so by then, that is the outcome, otherwise the reason is thrown.
+ * @throws AttemptReplacedError, and whatever is our own fault (log, blobs, disk), after which it can be tried again
+ */
+export async function runAttempt(
+  ports: AttemptPorts,
+  dispatch: Dispatch,
+  signal: AbortSignal,
+  cancelled: () => boolean,
+): Promise<TaskEnd> {
+  const { batchId, taskId } = dispatch;
+  const { config, session, sandbox } = ports;
+  const started = await command(ports, {
+    type: 'StartAttempt',
+    batchId,
+    taskId,
+    executorId: config.executorId,
+    session,
+    sandbox: sandbox.name,
+    maxAttempts: config.maxTaskAttempts,
+  });
+  if (started.kind === 'ended') return started.end;
+  if (started.kind !== 'started') throw new AttemptReplacedError();
+  const { attempt } = started;
+  const startedAtMs = ports.now();
+  const workDir = await ports.workDirs.create(batchId, taskId, attempt);
+  try {
+    const outcome = await evaluate(ports, dispatch, attempt, workDir, signal);
+    if (outcome.cause === 'cancelled' && !cancelled()) signal.throwIfAborted();
+    const patch = outcome.patch ? await store(ports.outputs, outcome.patch) : null;
+    const finished = await command(ports, {
+      type: 'FinishTask',
+      batchId,
+      taskId,
+      attempt,
+      passed: outcome.passed,
+      reward: outcome.reward,
+      cause: outcome.cause,
+      error: outcome.error,
+      warnings: outcome.warnings.map((warning) => warning.slice(0, 4096)),
+      patch,
+      durationMs: Math.max(0, ports.now() - startedAtMs),
+    });
+    if (finished.kind !== 'ended') throw new AttemptReplacedError();
+    return finished.end;
+  } finally {
+    await ports.workDirs.remove(workDir);
+  }
+}
+
+async function evaluate(
+  ports: AttemptPorts,
+  dispatch: Dispatch,
+  attempt: number,
+  workDir: string,
+  signal: AbortSignal,
+): Promise<TaskOutcome> {
+  const { config, bundles, limits, sandbox, nodeBinary, now } = ports;
+  const { gitProtocols, gitHosts } = config;
+  const timeouts = {
+    cloneMs: config.cloneTimeoutSecs * 1000,
+    installMs: config.installTimeoutSecs * 1000,
+    agentMs: config.agentTimeoutSecs * 1000,
+    testMs: config.testTimeoutSecs * 1000,
+  };
+  // Beside the directory that the steps work in, so that the hidden tests lie outside of it.
+  const [bundleDir, agentDir, stepsDir] = ['bundle', 'agent', 'work'].map((name) => join(workDir, name)) as [
+    string,
+    string,
+    string,
+  ];
+  for (const dir of [bundleDir, agentDir, stepsDir]) await mkdir(dir, { mode: 0o700 });
+  await extractBundle(bundles.get(dispatch.bundle, signal), bundleDir, limits, signal);
+  await extractBundle(bundles.get(dispatch.agentBundle, signal), agentDir, limits, signal);
+  const spec = await readTask(bundleDir, dispatch.taskId, limits, { gitProtocols, gitHosts });
+  return evaluateTask(
+    {
+      spec,
+      bundleDir,
+      agentDir,
+      workDir: stepsDir,
+      // A task may ask for less time than the operator gives, never for more.
+      timeouts: { defaults: timeouts, maxima: timeouts },
+      gitProtocols,
+      gitHosts,
+      nodeBinary,
+      signal,
+    },
+    { sandbox, reporter: reporter(ports, dispatch, attempt), now },
+  );
+}
+
+function reporter(ports: AttemptPorts, { batchId, taskId }: Dispatch, attempt: number): StepReporter {
+  const key = { batchId, taskId, attempt };
+  return {
+    async stepStarted({ step, kind, name, timeoutMs }) {
+      await record(ports, { type: 'StartStep', ...key, step, kind, name: name.slice(0, 1024), timeoutMs });
+    },
+    async stepFinished({ step, kind, name, exitCode, signal, durationMs, cause, error, ...output }) {
+      const { outputFile, outputBytes, omittedBytes } = output;
+      const stored =
+        outputFile === null ? null : await store(ports.outputs, { file: outputFile, bytes: outputBytes, omittedBytes });
+      const how = { exitCode, signal, durationMs, cause, error: error === null ? null : error.slice(0, 4096) };
+      await record(ports, {
+        type: 'FinishStep',
+        ...key,
+        step,
+        kind,
+        name: name.slice(0, 1024),
+        ...how,
+        output: stored,
+      });
+    },
+  };
+}
+
+async function store(
+  outputs: Blobs,
+  { file, omittedBytes }: { file: string; bytes: number; omittedBytes: number },
+): Promise<StoredOutput> {
+  const { digest, bytes } = await patiently(() => outputs.putFile(file));
+  return { digest, bytes, omittedBytes };
+}
+
+async function record(ports: AttemptPorts, step: TaskCommand): Promise<void> {
+  const result = await command(ports, step);
+  if (result.kind !== 'recorded') throw new AttemptReplacedError();
+}
+
+async function command(ports: AttemptPorts, taskCommand: TaskCommand): Promise<TaskResult> {
+  const context: CommandContext = {
+    actor: `executor:${ports.config.executorId}`,
+    commandId: ports.newId(),
+    nowMs: ports.now(),
+  };
+  const subject = subjects.task(taskCommand.batchId, taskCommand.taskId);
+  return (await patiently(() => ports.handler.handle(taskDecider, subject, taskCommand, context))).result;
+}

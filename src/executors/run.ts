@@ -1,0 +1,171 @@
+/**
+ * The executor: pulls a dispatch for each free slot, runs it, tells the batch, and only then acknowledges. Whatever
+ * dies in between, the dispatch is delivered again and finds on the log how far things got.
+ */
+import { batchDecider } from '../commands/batch.ts';
+import { taskDecider, type TaskEnd } from '../commands/task.ts';
+import { delay } from '../delay.ts';
+import { messageOf } from '../errors.ts';
+import type { EventLog } from '../log.ts';
+import type { Delivery, WorkQueue } from '../nats/work-queue.ts';
+import { subjects } from '../streams.ts';
+import { AttemptReplacedError, runAttempt, type AttemptPorts, type Dispatch } from './attempt.ts';
+import { keepWorking } from './keep-working.ts';
+import type { Logger } from './logger.ts';
+import { patiently } from './patience.ts';
+
+const RETRY_MS = { first: 500, max: 30_000 } as const;
+
+export interface ExecutorPorts extends AttemptPorts {
+  readonly log: EventLog;
+  readonly queue: WorkQueue;
+  readonly logger: Logger;
+}
+
+/**
+ * Runs tasks in `slots` slots. `drain` aborts: no new work, what runs goes on. `stop` aborts: what runs is stopped and
+ * handed back. Resolves when every slot is empty and every delivery settled.
+ */
+export async function runExecutor(
+  ports: ExecutorPorts,
+  slots: number,
+  signals: { readonly drain: AbortSignal; readonly stop: AbortSignal },
+): Promise<void> {
+  const ended = new AbortController();
+  const batches = new EndedBatches();
+  const following = batches.follow(ports.log, ended.signal);
+  const executor = new Executor(ports, batches, signals);
+  try {
+    await Promise.all(Array.from({ length: slots }, () => executor.slot()));
+  } finally {
+    ended.abort();
+    await following;
+  }
+}
+
+/** Tells those who run a batch's tasks when it is cancelled or expires. */
+class EndedBatches {
+  readonly #running = new Map<string, Set<AbortController>>();
+
+  async follow(log: EventLog, signal: AbortSignal): Promise<void> {
+    const after = await log.lastSeq().catch(() => 0);
+    for await (const { entry } of log.follow({ filters: [subjects.allBatches], after, signal })) {
+      if (entry.type !== 'BatchCancelled' && entry.type !== 'BatchExpired') continue;
+      for (const controller of this.#running.get(entry.data.batchId) ?? []) controller.abort();
+    }
+  }
+
+  /** A signal that aborts when the batch ends before its tasks do; `release` must be called. */
+  watch(batchId: string): { signal: AbortSignal; release: () => void } {
+    const controller = new AbortController();
+    const watchers = this.#running.get(batchId) ?? new Set();
+    this.#running.set(batchId, watchers.add(controller));
+    const release = (): void => {
+      watchers.delete(controller);
+      if (watchers.size === 0) this.#running.delete(batchId);
+    };
+    return { signal: controller.signal, release };
+  }
+}
+
+class Executor {
+  readonly #ports: ExecutorPorts;
+  readonly #batches: EndedBatches;
+  readonly #drain: AbortSignal;
+  readonly #stop: AbortSignal;
+
+  constructor(ports: ExecutorPorts, batches: EndedBatches, signals: { drain: AbortSignal; stop: AbortSignal }) {
+    this.#ports = ports;
+    this.#batches = batches;
+    this.#drain = AbortSignal.any([signals.drain, signals.stop]);
+    this.#stop = signals.stop;
+  }
+
+  async slot(): Promise<void> {
+    const { queue, logger } = this.#ports;
+    let backoffMs: number = RETRY_MS.first;
+    while (!this.#drain.aborted) {
+      try {
+        const delivery = await queue.next();
+        if (delivery) await this.#settle(delivery);
+        backoffMs = RETRY_MS.first;
+      } catch (error) {
+        logger.warn({ error: messageOf(error) }, 'the executor cannot reach its queue; trying again');
+        await delay(backoffMs, this.#drain);
+        backoffMs = Math.min(backoffMs * 2, RETRY_MS.max);
+      }
+    }
+  }
+
+  async #settle(delivery: Delivery): Promise<void> {
+    const { entry, deliveries } = delivery;
+    if (this.#drain.aborted) return delivery.retryLater(0);
+    // An event of a newer version is for a newer executor, which asks the same queue.
+    if (entry.type !== 'TaskDispatched') return delivery.retryLater(RETRY_MS.max);
+    const { batchId, taskId } = entry.data;
+    const fields = { batchId, taskId };
+    const { config, logger } = this.#ports;
+    const stopHeartbeat = keepWorking(delivery, config.ackWaitSecs * 1000);
+    try {
+      await this.#run(entry.data);
+      delivery.ack();
+    } catch (error) {
+      if (error instanceof AttemptReplacedError) {
+        // An ack or nak from here would settle the message of the executor that has the task now.
+        logger.warn(fields, 'another executor took the task over; this attempt ends without effect');
+        return;
+      }
+      if (this.#stop.aborted) {
+        logger.info(fields, 'the task is handed back');
+        return delivery.retryLater(0);
+      }
+      logger.error(
+        { ...fields, error: messageOf(error) },
+        'the attempt failed through no fault of the task; trying again',
+      );
+      delivery.retryLater(Math.min(RETRY_MS.first * 2 ** deliveries, RETRY_MS.max));
+    } finally {
+      stopHeartbeat();
+    }
+  }
+
+  async #run(dispatch: Dispatch): Promise<void> {
+    const { batchId, taskId } = dispatch;
+    const { handler } = this.#ports;
+    // Watched before it is read: an end in between is then seen by the one or the other.
+    const watch = this.#batches.watch(batchId);
+    try {
+      const { state } = await handler.read(batchDecider, subjects.batch(batchId));
+      if (state.phase === 'ended') {
+        const reason = 'its batch ended before it was started';
+        const abandon = { type: 'AbandonTask', batchId, taskId, cause: 'cancelled', reason } as const;
+        await handler.handle(taskDecider, subjects.task(batchId, taskId), abandon, this.#context());
+        return;
+      }
+      const signal = AbortSignal.any([watch.signal, this.#stop]);
+      const end = await runAttempt(this.#ports, dispatch, signal, () => watch.signal.aborted);
+      await this.#tellBatch(dispatch, end);
+    } finally {
+      watch.release();
+    }
+  }
+
+  async #tellBatch({ batchId, taskId }: Dispatch, end: TaskEnd): Promise<void> {
+    const command = {
+      type: 'FinishBatchTask',
+      batchId,
+      taskId,
+      attempt: Math.max(1, end.attempt),
+      passed: end.passed,
+      reward: end.reward,
+      nowMs: this.#ports.now(),
+    } as const;
+    const context = this.#context();
+    await patiently(() => this.#ports.handler.handle(batchDecider, subjects.batch(batchId), command, context));
+  }
+
+  #context(): { actor: string; commandId: string; nowMs: number } {
+    const { config, newId, now } = this.#ports;
+    return { actor: `executor:${config.executorId}`, commandId: newId(), nowMs: now() };
+  }
+}
