@@ -57,6 +57,8 @@ export interface Config {
   readonly ackWaitSecs: number;
   readonly drainTimeoutSecs: number;
   readonly sandbox: 'process';
+  /** PATH of the commands that tasks run. */
+  readonly commandPath: string;
   readonly gitProtocols: readonly string[];
   /** Hosts that may be cloned from; empty: any. */
   readonly gitHosts: readonly string[];
@@ -150,6 +152,7 @@ export function readConfig(env: Env, defaults: { hostname: string; pid: number }
     ackWaitSecs: integer('ACK_WAIT_SECS', 30, 2, 3600),
     drainTimeoutSecs: integer('DRAIN_TIMEOUT_SECS', 30, 0, 86_400),
     sandbox: 'process',
+    commandPath: get('PATH') ?? '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin',
     gitProtocols,
     gitHosts: list('GIT_HOSTS').map((host) => host.toLowerCase()),
     executorId: executorId(get('EXECUTOR_ID') ?? `${defaults.hostname}-${defaults.pid}`),

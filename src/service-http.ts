@@ -66,7 +66,7 @@ async function httpPorts(core: Core, projections: Projections, whitelist: Whitel
     config,
     readModel: projections.model,
     version: readVersion(),
-    sandboxName: core.sandbox.name,
+    sandboxName: config.sandbox,
     startedAtMs: core.startedAtMs,
     now: Date.now,
     validators: whitelist.validators,

@@ -17,7 +17,6 @@ import { DEFAULT_ARCHIVE_LIMITS, type ArchiveLimits } from './executors/archive-
 import { runPlanner } from './executors/plan.ts';
 import { runExecutor } from './executors/run.ts';
 import { createProcessSandbox } from './executors/sandbox/process.ts';
-import type { Sandbox } from './executors/sandbox/sandbox.ts';
 import { openWorkDirs, type WorkDirs } from './executors/work-dirs.ts';
 import { emptyHead, openJetStreamLog } from './jetstream-log.ts';
 import type { EventLog } from './log.ts';
@@ -44,7 +43,6 @@ export interface Core {
   readonly bundles: Blobs;
   readonly outputs: Blobs;
   readonly limits: ArchiveLimits;
-  readonly sandbox: Sandbox;
   readonly startedAtMs: number;
 }
 
@@ -101,7 +99,7 @@ async function start(
     http = await startHttp(core, (error) => failure.reject(partFailed('projections', error)));
     owned.use(http);
   }
-  logger.info({ roles, sandbox: core.sandbox.name, url: http?.url }, 'ready');
+  logger.info({ roles, sandbox: config.sandbox, url: http?.url }, 'ready');
 
   return {
     url: http?.url ?? null,
@@ -151,8 +149,7 @@ async function openCore(
   ]);
   if (config.trustedValidators.length > 0) await applyTrustedValidators(config, handler);
   const limits = { ...DEFAULT_ARCHIVE_LIMITS, maxArchiveBytes: config.maxArchiveBytes };
-  const sandbox = createProcessSandbox();
-  return { config, logger, nc, log, handler, archives, bundles, outputs, limits, sandbox, startedAtMs: Date.now() };
+  return { config, logger, nc, log, handler, archives, bundles, outputs, limits, startedAtMs: Date.now() };
 }
 
 /** The whitelist without a chain is what TRUSTED_VALIDATORS names. */
@@ -187,6 +184,7 @@ async function openExecutor(
     ...core,
     queue,
     workDirs,
+    sandbox: createProcessSandbox({ path: config.commandPath, scratchDir: workDirs.scratchDir }),
     session: v4(),
     nodeBinary: process.execPath,
     newId: () => v7(),

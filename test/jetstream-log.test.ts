@@ -181,7 +181,7 @@ describe('the event log on JetStream', () => {
     const following = collect(log, 6);
     for (let index = 1; index < 6; index += 1) {
       if (index === 1 || index === 4) await nats.restart();
-head = await appendThroughRestart(log, head, String(index));
+      head = await appendThroughRestart(log, head, String(index));
     }
     assert.deepEqual(errors(await following), ['0', '1', '2', '3', '4', '5']);
   });

@@ -4,7 +4,7 @@
  * reasons and one line of totals, because what was not tested must not look like what was.
  */
 import { execFileSync } from 'node:child_process';
-import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { chmodSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { run } from 'node:test';
@@ -16,6 +16,8 @@ const CONCURRENT_FILES = 2;
 const LEAK_GRACE_MS = 5_000;
 
 const runDir = mkdtempSync(join(tmpdir(), 'term-executor-tests-'));
+// Some tests give up being root, and must still get to their own directories.
+chmodSync(runDir, 0o755);
 // Every temporary directory of the tests lies in here, and every process they start has it in its environment.
 process.env['TMPDIR'] = runDir;
 

@@ -5,7 +5,7 @@
 import { spawn, type ChildProcessByStdio } from 'node:child_process';
 import { readdirSync, readFileSync } from 'node:fs';
 import { createInterface } from 'node:readline';
-import type { Readable } from 'node:stream';
+import type { Readable, Writable } from 'node:stream';
 import Type from 'typebox';
 import { Check } from 'typebox/value';
 import { delay } from '../delay.ts';
@@ -116,7 +116,7 @@ export async function startLocalServer(options: {
   }
 }
 
-type Child = ChildProcessByStdio<null, Readable, Readable>;
+type Child = ChildProcessByStdio<Writable, Readable, Readable>;
 
 async function readyUrl(child: Child, signal: AbortSignal): Promise<string | null> {
   const lines = createInterface({ input: child.stdout, signal });

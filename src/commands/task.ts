@@ -137,12 +137,7 @@ function startAttempt(state: TaskState, command: Extract<TaskCommand, { type: 'S
   };
 }
 
-function abandoned(
-  state: TaskState,
-  key: TaskKey,
-  cause: FailureCause,
-  reason: string,
-): Decision<TaskResult> {
+function abandoned(state: TaskState, key: TaskKey, cause: FailureCause, reason: string): Decision<TaskResult> {
   const { attempt } = state;
   return {
     events: [{ type: 'TaskAbandoned', data: { ...key, attempt, cause, reason } }],

@@ -130,6 +130,7 @@ async function evaluate(
       gitProtocols,
       gitHosts,
       nodeBinary,
+      path: config.commandPath,
       signal,
     },
     { sandbox, reporter: reporter(ports, dispatch, attempt), now },

@@ -158,8 +158,8 @@ class Attempt {
   }
 
   #gitLimits(timeoutMs: number): GitLimits {
-    const { path, signal } = this.#input;
-    return { timeoutMs, signal, ...(path === undefined ? {} : { path }) };
+    const { path, signal, workDir } = this.#input;
+    return { timeoutMs, signal, scratchDir: workDir, ...(path === undefined ? {} : { path }) };
   }
 
   async #prepareRepository(): Promise<string> {

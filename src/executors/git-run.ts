@@ -92,6 +92,8 @@ export interface GitLimits {
   /** For all commands of one `Git` together. */
   readonly timeoutMs: number;
   readonly signal: AbortSignal;
+  /** Where git's configuration for these commands is made; default: the system's temporary directory. */
+  readonly scratchDir?: string;
   /** PATH to find git and ssh in. */
   readonly path?: string;
   /** Between SIGTERM and SIGKILL. */
@@ -158,7 +160,7 @@ const CONFIG = `[safe]
 
 /** Prepares a series of git commands. Dispose of it when they are done. */
 export async function openGit(limits: GitLimits): Promise<Git> {
-  const scratch = await mkdtemp(join(tmpdir(), 'term-executor-git-'));
+  const scratch = await mkdtemp(join(limits.scratchDir ?? tmpdir(), 'term-executor-git-'));
   const config = join(scratch, 'config');
   await writeFile(config, CONFIG);
   const deadline = performance.now() + limits.timeoutMs;
@@ -185,6 +187,7 @@ export async function openGit(limits: GitLimits): Promise<Git> {
       const end = await supervise({
         argv: ['git', ...args],
         cwd,
+        scratchDir: scratch,
         env: { ...environment, ...env, GIT_ALLOW_PROTOCOL: protocols.join(':') || 'none' },
         timeoutMs: Math.max(1, deadline - performance.now()),
         graceMs: limits.graceMs ?? DEFAULT_GRACE_MS,

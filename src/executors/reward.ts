@@ -32,8 +32,12 @@ export async function readReward(directory: string): Promise<FileReward> {
   return { value: null, warning: null };
 }
 
-/** The reward of a task: what the file says, else 1 if every test exited 0, else 0. A file never makes it pass. */
+/**
+ * The reward of a task: what the file says, else 1 if every test exited 0, else 0. Without every test passed it is
+ * never 1, whatever a file says: a full reward that a failing test claims counts as none.
+ */
 export function rewardOf(passed: boolean, fileValue: number | null): number {
+  if (!passed && fileValue === 1) return 0;
   return fileValue ?? (passed ? 1 : 0);
 }
 

@@ -3,11 +3,14 @@
  * while its process lives, so that what a crash left can be told from what runs, and only the former is removed.
  */
 import { createHash } from 'node:crypto';
-import { chmod, mkdir, readdir, rename, rm } from 'node:fs/promises';
+import { mkdir, readdir, rename } from 'node:fs/promises';
 import { join } from 'node:path';
 import { lockDataDir } from '../data-dir.ts';
+import { removeForced } from './test-files.ts';
 
 export interface WorkDirs {
+  /** For what the executor itself needs while a step runs. */
+  readonly scratchDir: string;
   /** Makes the empty directory of an attempt. */
   create(batchId: string, taskId: string, attempt: number): Promise<string>;
   /** Removes a directory, whatever modes a task has left in it. */
@@ -24,17 +27,20 @@ export async function openWorkDirs(base: string, session: string): Promise<WorkD
   const lock = lockDataDir(unnamed);
   const sessionDir = join(base, session);
   await rename(unnamed, sessionDir);
+  const scratchDir = join(sessionDir, 'scratch');
+  await mkdir(scratchDir, { mode: 0o700 });
   return {
+    scratchDir,
     async create(batchId, taskId, attempt) {
       const task = createHash('sha256').update(taskId).digest('hex').slice(0, 16);
       const dir = join(sessionDir, `${batchId}-${task}-${attempt}`);
       await mkdir(dir, { mode: 0o700 });
       return dir;
     },
-    remove: removeTree,
+    remove: removeForced,
     async close() {
       lock.release();
-      await removeTree(sessionDir);
+      await removeForced(sessionDir);
     },
   };
 }
@@ -49,22 +55,6 @@ async function removeDead(base: string): Promise<void> {
     } catch {
       continue;
     }
-    await removeTree(dir);
+    await removeForced(dir);
   }
-}
-
-async function removeTree(dir: string): Promise<void> {
-  try {
-    await rm(dir, { recursive: true, force: true, maxRetries: 3 });
-  } catch {
-    await openModes(dir);
-    await rm(dir, { recursive: true, force: true, maxRetries: 3 });
-  }
-}
-
-/** A directory that its owner may not read or write cannot be emptied; links are not followed. */
-async function openModes(dir: string): Promise<void> {
-  await chmod(dir, 0o700).catch(() => undefined);
-  const entries = await readdir(dir, { withFileTypes: true }).catch(() => []);
-  for (const entry of entries) if (entry.isDirectory()) await openModes(join(dir, entry.name));
 }

@@ -7,7 +7,6 @@ import { execFile } from 'node:child_process';
 import { closeSync, constants, openSync } from 'node:fs';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { Socket } from 'node:net';
-import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
@@ -32,8 +31,8 @@ export interface OutputPipes extends AsyncDisposable {
 const MKFIFO_BOUND_MS = 10_000;
 
 /** Opens the pipes. Rejects when the temporary directory cannot take them. */
-export async function openOutputPipes(sinks: readonly [Sink, Sink?]): Promise<OutputPipes> {
-  const directory = await mkdtemp(join(tmpdir(), 'term-executor-output-'));
+export async function openOutputPipes(scratchDir: string, sinks: readonly [Sink, Sink?]): Promise<OutputPipes> {
+  const directory = await mkdtemp(join(scratchDir, 'output-'));
   try {
     const paths = sinks.map((_, index) => join(directory, String(index)));
     await promisify(execFile)('mkfifo', ['-m', '600', ...paths], { timeout: MKFIFO_BOUND_MS });

@@ -17,6 +17,8 @@ export const STANDARD_PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:
 export interface ProcessSandboxOptions {
   /** PATH of the commands; the server's own is fine. */
   readonly path?: string;
+  /** Where HOME and TMPDIR of each command are made; default: the system's temporary directory. */
+  readonly scratchDir?: string;
   /** Between SIGTERM and SIGKILL. */
   readonly graceMs?: number;
   /** Bytes kept of each command's output. */
@@ -35,7 +37,7 @@ export function createProcessSandbox(options: ProcessSandboxOptions = {}): Sandb
     name: 'process',
     async run(command: SandboxCommand): Promise<SandboxResult> {
       const output = new BoundedOutput(options.outputLimitBytes ?? DEFAULT_OUTPUT_LIMIT_BYTES);
-      const own = await mkdtemp(join(tmpdir(), 'term-executor-step-'));
+      const own = await mkdtemp(join(options.scratchDir ?? tmpdir(), 'term-executor-step-'));
       try {
         const home = join(own, 'home');
         const temporary = join(own, 'tmp');
@@ -43,6 +45,7 @@ export function createProcessSandbox(options: ProcessSandboxOptions = {}): Sandb
         const end = await supervise({
           argv: command.argv,
           cwd: command.cwd,
+          scratchDir: own,
           env: {
             PATH: options.path ?? STANDARD_PATH,
             HOME: home,

@@ -29,6 +29,8 @@ import {
 export interface SupervisedCommand {
   readonly argv: readonly [string, ...string[]];
   readonly cwd: string;
+  /** A directory of ours for what supervising needs; left as it was. */
+  readonly scratchDir: string;
   /** The complete environment. */
   readonly env: Readonly<Record<string, string>>;
   readonly timeoutMs: number;
@@ -97,7 +99,10 @@ export async function supervise(command: SupervisedCommand): Promise<SupervisedE
   const impossible = findObstacle(command);
   if (impossible !== null) return notStarted(impossible);
 
-  await using outputs = await openOutputPipes(command.stderr ? [command.stdout, command.stderr] : [command.stdout]);
+  await using outputs = await openOutputPipes(
+    command.scratchDir,
+    command.stderr ? [command.stdout, command.stderr] : [command.stdout],
+  );
   await using stdin = await open(command.stdin ?? '/dev/null', 'r');
   const started = await startLeader(command, outputs, stdin);
   if (typeof started === 'string') return notStarted(started);
