@@ -67,7 +67,7 @@ const step = {
 
 /** Name → version and data schema of every event this version writes. */
 export const EVENT_SCHEMAS = {
-  VoteCast: event(1, {
+  VoteCast: define(1, {
     archiveHash: Sha256Hex,
     round: Positive,
     hotkey: Hotkey,
@@ -78,8 +78,8 @@ export const EVENT_SCHEMAS = {
     concurrentTasks: Positive,
     roundExpiresAtMs: EpochMs,
   }),
-  VoteRoundExpired: event(1, { archiveHash: Sha256Hex, round: Positive, votes: Count }),
-  QuorumReached: event(1, {
+  VoteRoundExpired: define(1, { archiveHash: Sha256Hex, round: Positive, votes: Count }),
+  QuorumReached: define(1, {
     archiveHash: Sha256Hex,
     round: Positive,
     batchId: BatchId,
@@ -88,7 +88,7 @@ export const EVENT_SCHEMAS = {
     validators: Type.Array(Hotkey, { description: 'the validator set in force at the decision' }),
     threshold: Type.Object({ numerator: Positive, denominator: Positive }, closed),
   }),
-  BatchApproved: event(1, {
+  BatchApproved: define(1, {
     batchId: BatchId,
     archiveHash: Sha256Hex,
     archiveBytes: Count,
@@ -97,23 +97,23 @@ export const EVENT_SCHEMAS = {
     concurrentTasks: Positive,
     ttlMs: Type.Integer({ minimum: 1, description: 'how long the batch may run once started' }),
   }),
-  BatchPlanned: event(1, {
+  BatchPlanned: define(1, {
     batchId: BatchId,
     part: Type.Integer({ minimum: 1, description: 'a long plan is written as several events, appended as one' }),
     parts: Positive,
     agentBundle: Sha256Hex,
     tasks: Type.Array(PlannedTask, { minItems: 1 }),
   }),
-  BatchRejected: event(1, { batchId: BatchId, code: Type.String({ maxLength: 64 }), message: Text }),
-  BatchStarted: event(1, { batchId: BatchId, totalTasks: Positive, concurrentTasks: Positive, expiresAtMs: EpochMs }),
-  BatchTaskFinished: event(1, {
+  BatchRejected: define(1, { batchId: BatchId, code: Type.String({ maxLength: 64 }), message: Text }),
+  BatchStarted: define(1, { batchId: BatchId, totalTasks: Positive, concurrentTasks: Positive, expiresAtMs: EpochMs }),
+  BatchTaskFinished: define(1, {
     batchId: BatchId,
     taskId: TaskId,
     attempt: Positive,
     passed: Type.Boolean(),
     reward: Reward,
   }),
-  BatchCompleted: event(1, {
+  BatchCompleted: define(1, {
     batchId: BatchId,
     totalTasks: Positive,
     passedTasks: Count,
@@ -121,9 +121,9 @@ export const EVENT_SCHEMAS = {
     aggregateReward: Reward,
     durationMs: Count,
   }),
-  BatchCancelled: event(1, { batchId: BatchId, by: Hotkey, reason: Text }),
-  BatchExpired: event(1, { batchId: BatchId, finishedTasks: Count }),
-  TaskDispatched: event(1, {
+  BatchCancelled: define(1, { batchId: BatchId, by: Hotkey, reason: Text }),
+  BatchExpired: define(1, { batchId: BatchId, finishedTasks: Count }),
+  TaskDispatched: define(1, {
     batchId: BatchId,
     taskId: TaskId,
     pool: Type.String({ pattern: '^[a-z0-9][a-z0-9-]{0,31}$' }),
@@ -131,7 +131,7 @@ export const EVENT_SCHEMAS = {
     bundle: Sha256Hex,
     agentBundle: Sha256Hex,
   }),
-  TaskStarted: event(1, {
+  TaskStarted: define(1, {
     batchId: BatchId,
     taskId: TaskId,
     attempt: Positive,
@@ -139,8 +139,8 @@ export const EVENT_SCHEMAS = {
     session: Type.String({ minLength: 1, maxLength: 64, description: 'one life of the executor process' }),
     sandbox: Type.String({ maxLength: 64 }),
   }),
-  StepStarted: event(1, { ...step, timeoutMs: Positive }),
-  StepFinished: event(1, {
+  StepStarted: define(1, { ...step, timeoutMs: Positive }),
+  StepFinished: define(1, {
     ...step,
     exitCode: Type.Union([Type.Integer(), Type.Null()], { description: 'null: ended by a signal or never started' }),
     signal: Type.Union([Type.String({ maxLength: 16 }), Type.Null()]),
@@ -149,7 +149,7 @@ export const EVENT_SCHEMAS = {
     error: Type.Union([Text, Type.Null()]),
     output: Type.Union([StoredOutput, Type.Null()]),
   }),
-  TaskFinished: event(1, {
+  TaskFinished: define(1, {
     batchId: BatchId,
     taskId: TaskId,
     attempt: Positive,
@@ -161,14 +161,14 @@ export const EVENT_SCHEMAS = {
     patch: Type.Union([StoredOutput, Type.Null()]),
     durationMs: Count,
   }),
-  TaskAbandoned: event(1, {
+  TaskAbandoned: define(1, {
     batchId: BatchId,
     taskId: TaskId,
     attempt: Type.Integer({ minimum: 0, description: 'the newest attempt; 0: it was never started' }),
     cause: FailureCause,
     reason: Text,
   }),
-  WhitelistChanged: event(1, {
+  WhitelistChanged: define(1, {
     netuid: Count,
     source: Type.Enum(['static', 'chain']),
     endpoint: Type.Union([Text, Type.Null()]),
@@ -187,10 +187,10 @@ export const EVENT_SCHEMAS = {
       ),
     ),
   }),
-  WhitelistRefreshFailed: event(1, { netuid: Count, endpoint: Type.Union([Text, Type.Null()]), error: Text }),
+  WhitelistRefreshFailed: define(1, { netuid: Count, endpoint: Type.Union([Text, Type.Null()]), error: Text }),
 } as const;
 
-function event<P extends TProperties>(version: number, properties: P): { version: number; data: TObject<P> } {
+function define<P extends TProperties>(version: number, properties: P): { version: number; data: TObject<P> } {
   return { version, data: Type.Object(properties, closed) as TObject<P> };
 }
 

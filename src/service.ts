@@ -20,6 +20,7 @@ import { createProcessSandbox } from './executors/sandbox/process.ts';
 import { openWorkDirs, type WorkDirs } from './executors/work-dirs.ts';
 import { emptyHead, openJetStreamLog } from './jetstream-log.ts';
 import type { EventLog } from './log.ts';
+import { sweepOrphans } from './nats/blob-sweep.ts';
 import { connectNats } from './nats/connect.ts';
 import { startEmbeddedNats, type EmbeddedNats } from './nats/embedded.ts';
 import { ensureStreams } from './nats/setup.ts';
@@ -169,7 +170,23 @@ async function openPlanner(core: Core): Promise<(signal: AbortSignal) => Promise
   const scratchDir = join(config.dataDir, 'scratch');
   await mkdir(scratchDir, { recursive: true, mode: 0o700 });
   const ports = { ...core, queue, scratchDir, newId: () => v7(), now: Date.now };
-  return (signal) => runPlanner({ ...ports, logger: logger.child({ role: 'planner' }) }, signal);
+  return async (signal) => {
+    const sweeping = sweepBuckets(core);
+    await runPlanner({ ...ports, logger: logger.child({ role: 'planner' }) }, signal);
+    await sweeping;
+  };
+}
+
+/** What killed uploads left is found once, at the start; that it fails is no reason not to plan. */
+async function sweepBuckets({ nc, logger }: Core): Promise<void> {
+  try {
+    for (const bucket of Object.values(BUCKETS)) {
+      const swept = await sweepOrphans(nc, bucket);
+      if (swept > 0) logger.info({ bucket, swept }, 'removed unfinished uploads');
+    }
+  } catch (error) {
+    logger.warn({ error: messageOf(error) }, 'looking for unfinished uploads failed');
+  }
 }
 
 async function openExecutor(

@@ -39,11 +39,15 @@ await new Promise((resolve) => output.once('end', resolve));
 
 const leaks = await findLeaks();
 rmSync(runDir, { recursive: true, force: true });
-for (const leak of leaks) console.log(`LEFT BEHIND: ${leak}`);
-for (const skipped of counts.skipped) console.log(`SKIPPED ${skipped}`);
+for (const leak of leaks) say(`LEFT BEHIND: ${leak}`);
+for (const skipped of counts.skipped) say(`SKIPPED ${skipped}`);
 const failed = counts.failed + leaks.length;
-console.log(`${counts.passed} passed, ${failed} failed, ${counts.skipped.length} skipped`);
+say(`${counts.passed} passed, ${failed} failed, ${counts.skipped.length} skipped`);
 process.exitCode = failed > 0 || counts.passed === 0 ? 1 : 0;
+
+function say(line: string): void {
+  process.stdout.write(`${line}\n`);
+}
 
 /** What still stands or lives after a moment of grace. */
 async function findLeaks(): Promise<readonly string[]> {

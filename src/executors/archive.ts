@@ -16,9 +16,6 @@ import { readTask, TASK_TEXT_FILES } from './task-files.ts';
 import type { GitPolicy } from './task-repo.ts';
 import type { TaskSpec } from './task-spec.ts';
 
-export { ArchiveError, DEFAULT_ARCHIVE_LIMITS, type ArchiveLimits } from './archive-limits.ts';
-export type { GitPolicy } from './task-repo.ts';
-
 /** Memory for their texts is at most this many times maxTextBytes. */
 const TASKS_READ_AT_ONCE = 8;
 

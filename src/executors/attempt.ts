@@ -13,9 +13,10 @@ import type { Event, StoredOutput } from '../events.ts';
 import { subjects } from '../streams.ts';
 import { extractBundle } from './archive.ts';
 import type { ArchiveLimits } from './archive-limits.ts';
-import { evaluateTask, type StepReporter, type TaskOutcome } from './evaluate.ts';
+import { evaluateTask, type TaskOutcome } from './evaluate.ts';
 import type { Sandbox } from './sandbox/sandbox.ts';
 import { patiently } from './patience.ts';
+import type { StepReporter } from './steps.ts';
 import { readTask } from './task-files.ts';
 import type { WorkDirs } from './work-dirs.ts';
 

@@ -18,8 +18,6 @@ import { Ended, type StepPorts, StepRunner, cutText } from './steps.ts';
 import type { TaskSpec, TestSpec } from './task-spec.ts';
 import { ensureRealDirectory, removeForced, writeTestFiles } from './test-files.ts';
 
-export type { StepEnd, StepPorts as TaskPorts, StepReporter, StepStart } from './steps.ts';
-
 /** Time limits of the steps, in milliseconds; each install command and each test has its own. */
 export interface StepTimeouts {
   readonly cloneMs: number;

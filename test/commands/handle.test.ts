@@ -103,7 +103,10 @@ describe('handling commands', () => {
       ),
     );
     const numbers = attempts.map(({ result }) => (result.kind === 'started' ? result.attempt : 0));
-    assert.deepEqual(numbers.toSorted(), [1, 2]);
+    assert.deepEqual(
+      numbers.toSorted((a, b) => a - b),
+      [1, 2],
+    );
     const loser = numbers[0] === 1 ? first : second;
     const step = { step: 0, kind: 'clone', name: 'r', timeoutMs: 1 } as const;
     const late = { type: 'StartStep', batchId, taskId: 't', attempt: 1, ...step } as const;

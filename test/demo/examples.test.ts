@@ -8,7 +8,8 @@ import { after, before, describe, test } from 'node:test';
 import { promisify } from 'node:util';
 import { parse } from 'yaml';
 import { EXPECTED_RESULTS, prepareExamples, type PreparedExamples } from '../../src/demo/examples.ts';
-import { DEFAULT_ARCHIVE_LIMITS, inspectArchive } from '../../src/executors/archive.ts';
+import { inspectArchive } from '../../src/executors/archive.ts';
+import { DEFAULT_ARCHIVE_LIMITS } from '../../src/executors/archive-limits.ts';
 import { packDirectory } from '../../src/pack.ts';
 import { runByHand } from '../support/run-by-hand.ts';
 

@@ -28,7 +28,7 @@ test('five validators voting on two archives at once over ten connections: one b
       const mine = answers.filter((answer) => answer.file === file);
       for (const { status, body } of mine) assert.equal(status, 202, JSON.stringify(body));
       const ids = new Set(
-        mine.flatMap(({ body }) => (body['batch_id'] === undefined ? [] : [String(body['batch_id'])])),
+        mine.flatMap(({ body }) => (body['batch_id'] === undefined ? [] : [body['batch_id'] as string])),
       );
       assert.equal(ids.size, 1, JSON.stringify(mine));
       for (const id of ids) approved.set(file, id);

@@ -5,14 +5,12 @@ import { createReadStream } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { gzipSync } from 'node:zlib';
+import { extractBundle, inspectArchive, splitArchive } from '../../src/executors/archive.ts';
 import {
   ArchiveError,
   DEFAULT_ARCHIVE_LIMITS as LIMITS,
-  extractBundle,
-  inspectArchive,
-  splitArchive,
   type ArchiveLimits,
-} from '../../src/executors/archive.ts';
+} from '../../src/executors/archive-limits.ts';
 import { packDirectory } from '../../src/pack.ts';
 import {
   GOOD,

@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { test } from 'node:test';
 import { AGENT_ENTRIES, findAgentEntry } from '../../src/executors/agent-entry.ts';
-import { ArchiveError, DEFAULT_ARCHIVE_LIMITS as LIMITS } from '../../src/executors/archive.ts';
+import { ArchiveError, DEFAULT_ARCHIVE_LIMITS as LIMITS } from '../../src/executors/archive-limits.ts';
 import { readPrompt, readTask } from '../../src/executors/task-files.ts';
 import { checkCommit, checkRepo } from '../../src/executors/task-repo.ts';
 import type { TaskSpec } from '../../src/executors/task-spec.ts';

@@ -268,13 +268,13 @@ test('a commit that SQLite refuses is reported and tried again from the stored p
   const file = newFile();
   await using projections = follow(log, file);
   await projections.caughtUp();
-  const before = dump(file);
+  const expected = dump(file);
   const other = new DatabaseSync(file);
   other.exec('BEGIN IMMEDIATE');
   log.append(...batchStory(3), ...batchStory(4));
   while (projections.errors.length === 0) await new Promise((resolve) => setTimeout(resolve, 10));
   assert.match(String(projections.errors[0]), /database is locked/);
-  assert.deepEqual(dump(file), before);
+  assert.deepEqual(dump(file), expected);
   other.exec('ROLLBACK');
   other.close();
   await projections.caughtUp();
