@@ -9,6 +9,7 @@ import { CodedError } from './errors.ts';
 import { inspectArchive } from './executors/archive.ts';
 import { buildApp } from './http/app.ts';
 import type { HttpPorts, VerifiedVote } from './http/ports.ts';
+import { watchLink } from './nats/link.ts';
 import { createNonces } from './nats/nonces.ts';
 import { openProjections, type Projections } from './projections/run.ts';
 import { subjects } from './streams.ts';
@@ -24,7 +25,7 @@ export interface RunningHttp extends AsyncDisposable {
 }
 
 /** Starts listening once the read models have caught up with the log. @throws CodedError port_taken and others */
-export async function startHttp(core: Core, onProjectionError: (error: unknown) => void): Promise<RunningHttp> {
+export async function startHttp(core: Core): Promise<RunningHttp> {
   const { config, logger, log } = core;
   const stop = new AbortController();
   const owned = new AsyncDisposableStack();
@@ -51,7 +52,6 @@ export async function startHttp(core: Core, onProjectionError: (error: unknown) 
     return { url, [Symbol.asyncDispose]: () => owned.disposeAsync() };
   } catch (error) {
     await owned.disposeAsync();
-    onProjectionError(error);
     throw error;
   }
 }
@@ -59,6 +59,7 @@ export async function startHttp(core: Core, onProjectionError: (error: unknown) 
 async function httpPorts(core: Core, projections: Projections, whitelist: WhitelistView): Promise<HttpPorts> {
   const { config, nc, log, handler, archives, outputs, limits } = core;
   const nonces = createNonces(nc);
+  const link = watchLink(nc);
   const scratchDir = join(config.dataDir, 'scratch');
   await mkdir(scratchDir, { recursive: true, mode: 0o700 });
   const { gitProtocols, gitHosts } = config;
@@ -99,7 +100,7 @@ async function httpPorts(core: Core, projections: Projections, whitelist: Whitel
         if (!live && (pending === 0 || entry.seq >= last)) return;
       }
     },
-    logReachable: () => !nc.isClosed() && projections.model.position() >= 0,
+    logReachable: () => !link.signal.aborted,
   };
 }
 

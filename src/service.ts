@@ -97,7 +97,7 @@ async function start(
   }
   let http: RunningHttp | null = null;
   if (roles.includes('http')) {
-    http = await startHttp(core, (error) => failure.reject(partFailed('projections', error)));
+    http = await startHttp(core);
     owned.use(http);
   }
   logger.info({ roles, sandbox: config.sandbox, url: http?.url }, 'ready');

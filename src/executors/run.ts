@@ -73,6 +73,8 @@ class Executor {
   readonly #batches: EndedBatches;
   readonly #drain: AbortSignal;
   readonly #stop: AbortSignal;
+  /** Stream sequences of the dispatches that run here. */
+  readonly #running = new Set<number>();
 
   constructor(ports: ExecutorPorts, batches: EndedBatches, signals: { drain: AbortSignal; stop: AbortSignal }) {
     this.#ports = ports;
@@ -102,10 +104,13 @@ class Executor {
     if (this.#drain.aborted) return delivery.retryLater(0);
     // An event of a newer version is for a newer executor, which asks the same queue.
     if (entry.type !== 'TaskDispatched') return delivery.retryLater(RETRY_MS.max);
+    // After an outage longer than the ack wait we may be told again of what we are doing: nothing is to be settled.
+    if (this.#running.has(entry.seq)) return;
     const { batchId, taskId } = entry.data;
     const fields = { batchId, taskId };
     const { config, logger } = this.#ports;
     const stopHeartbeat = keepWorking(delivery, config.ackWaitSecs * 1000);
+    this.#running.add(entry.seq);
     try {
       await this.#run(entry.data);
       delivery.ack();
@@ -125,6 +130,7 @@ class Executor {
       );
       delivery.retryLater(Math.min(RETRY_MS.first * 2 ** deliveries, RETRY_MS.max));
     } finally {
+      this.#running.delete(entry.seq);
       stopHeartbeat();
     }
   }

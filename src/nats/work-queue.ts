@@ -3,7 +3,17 @@
  * never waits behind work in one process while another has nothing to do. Who may do the work is decided on the log,
  * not here: an ack only says that nobody needs to be told again.
  */
-import { AckPolicy, DeliverPolicy, jetstream, jetstreamManager, type Consumer, type JsMsg } from '@nats-io/jetstream';
+import {
+  AckPolicy,
+  DeliverPolicy,
+  jetstream,
+  JetStreamApiError,
+  jetstreamManager,
+  type Consumer,
+  type ConsumerConfig,
+  type JetStreamManager,
+  type JsMsg,
+} from '@nats-io/jetstream';
 import type { NatsConnection } from '@nats-io/transport-node';
 import { messageOf } from '../errors.ts';
 import { parseRecorded } from '../events.ts';
@@ -15,6 +25,8 @@ const TIMEOUT_MS = 5_000;
 const PULL_MS = 1_000;
 /** A limit over all processes together, so it must never be reached. */
 const MAX_ACK_PENDING = 1_000_000;
+/** The server's "consumer already exists". */
+const CONSUMER_EXISTS = 10148;
 
 export interface QueueOptions {
   readonly durable: string;
@@ -43,7 +55,7 @@ export interface WorkQueue {
 export async function openWorkQueue(nc: NatsConnection, options: QueueOptions): Promise<WorkQueue> {
   try {
     const manager = await jetstreamManager(nc, { timeout: TIMEOUT_MS, checkAPI: false });
-    await manager.consumers.add(EVENT_STREAM, {
+    await ensureConsumer(manager, {
       durable_name: options.durable,
       filter_subject: options.filter,
       deliver_policy: DeliverPolicy.All,
@@ -56,6 +68,19 @@ export async function openWorkQueue(nc: NatsConnection, options: QueueOptions): 
     return { next: () => pull(consumer) };
   } catch (error) {
     throw new LogUnavailableError(`opening the queue ${options.durable} failed: ${messageOf(error)}`, { cause: error });
+  }
+}
+
+/** Adding fails for a consumer that exists with other settings, such as another ack wait: that one is adjusted. */
+async function ensureConsumer(
+  manager: JetStreamManager,
+  config: Partial<ConsumerConfig> & { durable_name: string },
+): Promise<void> {
+  try {
+    await manager.consumers.add(EVENT_STREAM, config);
+  } catch (error) {
+    if (!(error instanceof JetStreamApiError) || error.code !== CONSUMER_EXISTS) throw error;
+    await manager.consumers.update(EVENT_STREAM, config.durable_name, config);
   }
 }
 

@@ -32,7 +32,10 @@ test(
       const batch = await waitForEnd(server, batchId);
       const { tasks } = await server.get<{ tasks: TaskView[] }>(`/batch/${batchId}/tasks`);
       assert.equal(batch.status, 'completed');
-      assert.deepEqual(tasks.map(({ task_id: id }) => id).toSorted(), submission.tasks.map((task) => task.taskId).sort());
+      assert.deepEqual(
+        tasks.map(({ task_id: id }) => id).toSorted(),
+        submission.tasks.map((task) => task.taskId).sort(),
+      );
       return tasks;
     };
 
