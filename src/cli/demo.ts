@@ -109,7 +109,7 @@ async function runDemo(io: Io, options: { dir: string; cli: string; signal: Abor
   io.print(`${validators.length} validators, ${examples.expected.length} example tasks; starting the server`);
 
   await using server = await startLocalServer({
-    command: [process.execPath, cli, 'serve', '--ready-json', '--until-stdin-ends'],
+    command: [process.execPath, cli, 'serve', '--json', '--until-stdin-ends'],
     env: serverEnvironment(dir, validators),
     cwd: dir,
     signal: options.signal,

@@ -6,6 +6,7 @@ import { readConfig, ROLES, type Role } from '../config.ts';
 import { messageOf } from '../errors.ts';
 import { startService } from '../service.ts';
 import { EXIT, exitCodeOf, type ExitCode } from './exit-codes.ts';
+import { reportError } from './output.ts';
 
 const SIGNALS = ['SIGTERM', 'SIGINT', 'SIGHUP'] as const;
 
@@ -17,14 +18,14 @@ SIGTERM or SIGINT drains: no new work, tasks that run may finish for DRAIN_TIMEO
 A second signal hands everything back at once.`;
 
 interface ServiceOptions {
-  readonly readyJson?: boolean;
+  readonly json?: boolean;
   readonly untilStdinEnds?: boolean;
 }
 
 /** Options that serve those who start a service from a program. */
 function withSupervision(command: Command, ready: string): Command {
   return command
-    .addOption(new Option('--ready-json', `print ${ready} on stdout once everything runs`))
+    .option('--json', `print ${ready} on stdout once everything runs, and a failure as {"error","message"}`)
     .addOption(new Option('--until-stdin-ends', 'stop when stdin is closed, as it is when the parent process dies'))
     .addHelpText('after', ENVIRONMENT_HELP);
 }
@@ -75,7 +76,8 @@ async function runService(roles: readonly Role[], options: ServiceOptions): Prom
       pino.destination({ fd: 2, sync: true }),
     );
     const service = await startService(config, roles, logger);
-    if (options.readyJson) process.stdout.write(`${JSON.stringify({ ready: true, url: service.url })}\n`);
+    const ready = { ready: true, url: service.url, roles, sandbox: config.sandbox };
+    process.stdout.write(`${options.json ? JSON.stringify(ready) : describe(ready)}\n`);
     let code: ExitCode = EXIT.ok;
     try {
       await Promise.race([asked.promise, service.failed]);
@@ -88,9 +90,15 @@ async function runService(roles: readonly Role[], options: ServiceOptions): Prom
     await service.close(force.signal);
     return code;
   } catch (error) {
-    process.stderr.write(`term-executor: ${messageOf(error)}\n`);
+    reportError(error, options.json ?? false);
     return exitCodeOf(error);
   } finally {
+    process.stdin.pause();
     for (const name of SIGNALS) process.off(name, onSignal);
   }
+}
+
+function describe({ url, roles, sandbox }: { url: string | null; roles: readonly Role[]; sandbox: string }): string {
+  const isolation = sandbox === 'process' ? 'sandbox process (NO isolation)' : `sandbox ${sandbox}`;
+  return `${url === null ? 'running' : `listening on ${url}`}; ${roles.join(', ')}; ${isolation}; Ctrl-C drains`;
 }

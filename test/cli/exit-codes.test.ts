@@ -14,7 +14,9 @@ test('every exit code has a line in the help', async () => {
 test('errors are told apart by their code, and what nobody foresaw is internal', () => {
   assert.equal(exitCodeOf(new CodedError('nats_too_old', '')), EXIT.nats);
   assert.equal(exitCodeOf(new CodedError('nats_auth_failed', '')), EXIT.unreachable);
-  assert.equal(exitCodeOf(new CodedError('config_invalid', '')), EXIT.config);
+  for (const code of ['config_invalid', 'data_dir_not_writable', 'data_dir_in_use', 'port_taken']) {
+    assert.equal(exitCodeOf(new CodedError(code, '')), EXIT.config, code);
+  }
   assert.equal(exitCodeOf(new CodedError('who_knows', '')), EXIT.internal);
   assert.equal(exitCodeOf(new TypeError('x')), EXIT.internal);
   assert.equal(exitCodeOf('thrown text'), EXIT.internal);

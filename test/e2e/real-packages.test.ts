@@ -50,7 +50,7 @@ test(
     const fix = await realSubmission(join(dir, 'fix'), { agent: 'fix', reuse: nothing.tasks });
     for (const task of await run('fix', fix)) {
       assert.deepEqual([task.passed, task.reward], [true, 1], task.test_output + task.agent_output);
-      assert.match(task.agent_patch, /^diff --git a\/package\.json/m);
+      assert.ok(task.agent_patch.startsWith('diff --git '));
       assert.match(task.test_output, /pass 2\n[^]*fail 0\n/);
     }
   },

@@ -40,6 +40,8 @@ export interface ServerOptions {
   readonly dataDir: string;
   readonly env?: Readonly<Record<string, string>>;
   readonly args?: readonly string[];
+  /** `pipe`: stdin stays open until the test closes `process.stdin`. Default: none. */
+  readonly stdin?: 'pipe';
 }
 
 export interface TestServer {
@@ -58,8 +60,8 @@ export interface TestServer {
 /** Starts `serve` (or the command in `args`) and waits until it says that it is ready. Ended with the test. */
 export async function startServer(t: TestContext, options: ServerOptions): Promise<TestServer> {
   const home = temporaryDirectory(t);
-  const child = spawn(process.execPath, [CLI, ...(options.args ?? ['serve']), '--ready-json'], {
-    stdio: ['ignore', 'pipe', 'pipe'],
+  const child = spawn(process.execPath, [CLI, ...(options.args ?? ['serve']), '--json'], {
+    stdio: [options.stdin ?? 'ignore', 'pipe', 'pipe'],
     env: {
       PATH: process.env['PATH'],
       HOME: home,
