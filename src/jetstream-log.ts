@@ -153,9 +153,11 @@ class JetStreamLog implements EventLog {
     }
   }
 
-  async lastSeq(): Promise<number> {
+  async lastSeq(filter?: string): Promise<number> {
+    const { streams } = this.#manager;
     try {
-      return (await this.#manager.streams.info(EVENT_STREAM)).state.last_seq;
+      if (filter === undefined) return (await streams.info(EVENT_STREAM)).state.last_seq;
+      return (await streams.getMessage(EVENT_STREAM, { last_by_subj: filter }))?.seq ?? 0;
     } catch (error) {
       throw new LogUnavailableError(`the state of the event stream is not known: ${messageOf(error)}`, {
         cause: error,

@@ -70,6 +70,6 @@ export interface EventLog {
    * without an error). `pending`: how many more are stored and on their way; 0 means caught up.
    */
   follow(options: FollowOptions): AsyncIterable<{ entry: LogEntry; pending: number }>;
-  /** Sequence of the newest event on the log; 0 when it is empty. */
-  lastSeq(): Promise<number>;
+  /** Sequence of the newest event on the log, or of those under a subject filter; 0 when there is none. */
+  lastSeq(filter?: string): Promise<number>;
 }

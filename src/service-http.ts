@@ -71,7 +71,7 @@ async function httpPorts(core: Core, projections: Projections, whitelist: Whitel
     startedAtMs: core.startedAtMs,
     now: Date.now,
     validators: whitelist.validators,
-    useNonce: (hotkey, nonce) => nonces.use(hotkey, nonce),
+    useNonce: async (hotkey, nonce) => !projections.model.hasVotedWith(hotkey, nonce) && nonces.use(hotkey, nonce),
     castVote: async (vote) => {
       const command = castVote(core, projections, whitelist, vote);
       return handler.handle(submissionDecider, subjects.submission(vote.archiveHash), command, by(vote.hotkey));
@@ -93,7 +93,8 @@ async function httpPorts(core: Core, projections: Projections, whitelist: Whitel
     },
     readOutput: (digest) => outputs.get(digest),
     readEvents: async function* ({ filter, after, live, signal }) {
-      const last = live ? Infinity : await log.lastSeq();
+      // Of the filter, not of the log: where nothing matches, the follower would wait for ever.
+      const last = live ? Infinity : await log.lastSeq(filter);
       if (after >= last) return;
       for await (const { entry, pending } of log.follow({ filters: [filter], after, signal })) {
         yield entry;

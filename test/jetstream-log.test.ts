@@ -95,6 +95,25 @@ describe('the event log on JetStream', () => {
     assert.equal(await log.lastSeq(), 2);
   });
 
+  test('the newest sequence is known of the whole log and of any subject filter', async (t) => {
+    const { log } = await startLog(t);
+    await appendAt(log, emptyHead(SUBJECT), failed('a'), failed('b'));
+    const other = subjects.whitelist(NETUID + 1);
+    await log.append([failed('c', NETUID + 1)], new Map([[other, emptyHead(other)]]), meta());
+    const filters = [
+      undefined,
+      subjects.all,
+      SUBJECT,
+      other,
+      'ev.whitelist.*',
+      'ev.submission.*',
+      'ev.*.8',
+      'ev.batch.x',
+    ];
+    const found = await Promise.all(filters.map((filter) => log.lastSeq(filter)));
+    assert.deepEqual(found, [3, 3, 2, 3, 3, 0, 3, 0]);
+  });
+
   test('five hundred events go into one atomic append and come back in order', async (t) => {
     const { log } = await startLog(t);
     const events = Array.from({ length: 500 }, (_, index) => failed(String(index)));

@@ -98,7 +98,8 @@ function delivery(message: JsMsg): Delivery {
     entry: parseRecorded(message.data, message.seq, message.subject),
     deliveries: message.info.deliveryCount,
     ack: () => message.ack(),
-    retryLater: (delayMs) => message.nak(delayMs),
+    // Never without a delay: a plain nak is only in the server's memory, one with a delay survives its restart too.
+    retryLater: (delayMs) => message.nak(Math.max(1, delayMs)),
     working: () => message.working(),
   };
 }

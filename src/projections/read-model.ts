@@ -152,6 +152,12 @@ export interface ReadModel {
   task(batchId: string, taskId: string): TaskRow | null;
   attempts(batchId: string, taskId: string): readonly AttemptRow[];
   quorum(batchId: string): QuorumProof | null;
+  /**
+   * Whether a vote with this nonce is on the log. Votes and their signatures are public there, and a version 1
+   * signature covers nothing but hotkey and nonce: without this, anybody could vote with it once the nonce bucket has
+   * forgotten it.
+   */
+  hasVotedWith(hotkey: string, nonce: string): boolean;
   /** Open rounds; expired ones by the caller's clock included until their event is there. */
   openRounds(): readonly RoundRow[];
   totals(): Totals;

@@ -153,6 +153,7 @@ export function openProjections({ file, log, signal, onError }: ProjectionsOptio
       task: (batchId, taskId) => read(() => store.queries.task(batchId, taskId)),
       attempts: (batchId, taskId) => read(() => store.queries.attempts(batchId, taskId)),
       quorum: (batchId) => read(() => store.queries.quorum(batchId)),
+      hasVotedWith: (hotkey, nonce) => read(() => store.queries.hasVotedWith(hotkey, nonce)),
       openRounds: () => read(() => store.queries.openRounds()),
       totals: () => read(() => store.queries.totals()),
       feed: (batchId, after) => read(() => store.queries.feed(batchId, after)),

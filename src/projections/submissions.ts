@@ -30,6 +30,8 @@ CREATE TABLE votes (
   PRIMARY KEY (archive_hash, round, hotkey)
 ) STRICT, WITHOUT ROWID;
 
+CREATE INDEX votes_nonce ON votes (hotkey, nonce);
+
 CREATE TABLE quorums (
   batch_id TEXT PRIMARY KEY,
   archive_hash TEXT NOT NULL,
@@ -95,9 +97,10 @@ function prepare(db: DatabaseSync): (event: Recorded) => void {
 export const submissionsModel: Model = { name: 'submissions', schema, prepare };
 
 /** The questions about votes, prepared once. */
-export function submissionQueries(db: DatabaseSync): Pick<ReadModel, 'quorum' | 'openRounds'> {
+export function submissionQueries(db: DatabaseSync): Pick<ReadModel, 'quorum' | 'openRounds' | 'hasVotedWith'> {
   const quorum = db.prepare('SELECT * FROM quorums WHERE batch_id = ?');
   const votes = db.prepare('SELECT * FROM votes WHERE archive_hash = ? AND round = ? ORDER BY seq');
+  const votedWith = db.prepare('SELECT 1 FROM votes WHERE hotkey = ? AND nonce = ? LIMIT 1');
   const open = db.prepare(`
     SELECT archive_hash, round, expires_at_ms, (
       SELECT count(*) FROM votes WHERE votes.archive_hash = rounds.archive_hash AND votes.round = rounds.round
@@ -107,6 +110,9 @@ export function submissionQueries(db: DatabaseSync): Pick<ReadModel, 'quorum' | 
     quorum(batchId) {
       const row = quorum.get(batchId);
       return row ? toProof(row, votes.all(text(row, 'archive_hash'), number(row, 'round'))) : null;
+    },
+    hasVotedWith(hotkey, nonce) {
+      return votedWith.get(hotkey, nonce) !== undefined;
     },
     openRounds() {
       return open.all().map(toRound);

@@ -167,6 +167,10 @@ export class MemoryReadModel implements ReadModel {
   quorum(): QuorumProof | null {
     return this.proof;
   }
+  hasVotedWith(): boolean {
+    return false;
+  }
+
   openRounds(): ReturnType<ReadModel['openRounds']> {
     return [{ archiveHash: ARCHIVE_HASH, round: 1, votes: 1, expiresAtMs: Number.MAX_SAFE_INTEGER }];
   }
