@@ -13,7 +13,7 @@ import { jetstream } from '@nats-io/jetstream';
 import { Objm } from '@nats-io/obj';
 import type { NatsConnection } from '@nats-io/transport-node';
 import { CHUNK_BYTES } from '../src/blob-format.ts';
-import { openBlobs } from '../src/blobs.ts';
+import { openBlobs } from '../src/jetstream-blobs.ts';
 import { lockDataDir } from '../src/data-dir.ts';
 import { connectNats } from '../src/nats/connect.ts';
 import { startEmbeddedNats } from '../src/nats/embedded.ts';

@@ -95,18 +95,6 @@ export async function* rechunk(source: AsyncIterable<Uint8Array>, allocate: () =
   if (filled > 0) yield buffer.subarray(0, filled);
 }
 
-/** Where UTF-8 can be cut: before the last character if its bytes are not all there. */
-export function endOfLastCharacter(bytes: Uint8Array): number {
-  for (let back = 1; back <= Math.min(3, bytes.length); back += 1) {
-    const byte = bytes[bytes.length - back] ?? 0;
-    if (byte < 0x80) break;
-    if (byte < 0xc0) continue;
-    const length = byte < 0xe0 ? 2 : byte < 0xf0 ? 3 : 4;
-    return length > back ? bytes.length - back : bytes.length;
-  }
-  return bytes.length;
-}
-
 /** base64url with padding, which Buffer leaves out and ADR-20 has. */
 function paddedBase64Url(bytes: Buffer): string {
   return bytes.toString('base64').replaceAll('+', '-').replaceAll('/', '_');

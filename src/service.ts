@@ -7,7 +7,7 @@ import { join } from 'node:path';
 import type { NatsConnection } from '@nats-io/transport-node';
 import { v4, v7 } from 'uuid';
 import type { Logger as PinoLogger } from 'pino';
-import { openBlobs, type Blobs } from './blobs.ts';
+import type { Blobs } from './blobs.ts';
 import { CommandHandler } from './commands/handle.ts';
 import { whitelistDecider } from './commands/whitelist.ts';
 import type { Config, Role } from './config.ts';
@@ -18,6 +18,7 @@ import { runPlanner } from './executors/plan.ts';
 import { runExecutor } from './executors/run.ts';
 import { createProcessSandbox } from './executors/sandbox/process.ts';
 import { openWorkDirs, type WorkDirs } from './executors/work-dirs.ts';
+import { openBlobs } from './jetstream-blobs.ts';
 import { emptyHead, openJetStreamLog } from './jetstream-log.ts';
 import type { EventLog } from './log.ts';
 import { sweepOrphans } from './nats/blob-sweep.ts';
@@ -88,11 +89,19 @@ async function start(
     running.push(part.catch((error: unknown) => failure.reject(partFailed(name, error))));
   };
 
-  if (roles.includes('planner')) guard('planner', (await openPlanner(core))(drain.signal));
   let workDirs: WorkDirs | null = null;
   if (roles.includes('executor')) {
     workDirs = await openWorkDirs(config.workspaceBase, v4());
     owned.defer(() => workDirs?.close());
+  }
+  // After close() there is nothing left to end; after a start that fails halfway there is.
+  owned.defer(async () => {
+    drain.abort();
+    stop.abort();
+    await Promise.all(running);
+  });
+  if (roles.includes('planner')) guard('planner', (await openPlanner(core))(drain.signal));
+  if (workDirs) {
     guard('executor', (await openExecutor(core, workDirs))({ drain: drain.signal, stop: stop.signal }));
   }
   let http: RunningHttp | null = null;

@@ -40,6 +40,8 @@ export interface AttemptPorts {
   readonly nodeBinary: string;
   readonly newId: () => string;
   readonly now: () => number;
+  /** Aborts when the process must end. */
+  readonly stop: AbortSignal;
 }
 
 export type Dispatch = Extract<Event, { type: 'TaskDispatched' }>['data'];
@@ -74,7 +76,7 @@ export async function runAttempt(
   try {
     const outcome = await evaluate(ports, dispatch, attempt, workDir, signal);
     if (outcome.cause === 'cancelled' && !cancelled()) signal.throwIfAborted();
-    const patch = outcome.patch ? await store(ports.outputs, outcome.patch) : null;
+    const patch = outcome.patch ? await store(ports, outcome.patch) : null;
     const finished = await command(ports, {
       type: 'FinishTask',
       batchId,
@@ -147,7 +149,7 @@ function reporter(ports: AttemptPorts, { batchId, taskId }: Dispatch, attempt: n
     async stepFinished({ step, kind, name, exitCode, signal, durationMs, cause, error, ...output }) {
       const { outputFile, outputBytes, omittedBytes } = output;
       const stored =
-        outputFile === null ? null : await store(ports.outputs, { file: outputFile, bytes: outputBytes, omittedBytes });
+        outputFile === null ? null : await store(ports, { file: outputFile, bytes: outputBytes, omittedBytes });
       const how = { exitCode, signal, durationMs, cause, error: error === null ? null : error.slice(0, 4096) };
       await record(ports, {
         type: 'FinishStep',
@@ -163,10 +165,10 @@ function reporter(ports: AttemptPorts, { batchId, taskId }: Dispatch, attempt: n
 }
 
 async function store(
-  outputs: Blobs,
+  { outputs, stop }: AttemptPorts,
   { file, omittedBytes }: { file: string; bytes: number; omittedBytes: number },
 ): Promise<StoredOutput> {
-  const { digest, bytes } = await patiently(() => outputs.putFile(file));
+  const { digest, bytes } = await patiently(() => outputs.putFile(file), stop);
   return { digest, bytes, omittedBytes };
 }
 
@@ -182,5 +184,5 @@ async function command(ports: AttemptPorts, taskCommand: TaskCommand): Promise<T
     nowMs: ports.now(),
   };
   const subject = subjects.task(taskCommand.batchId, taskCommand.taskId);
-  return (await patiently(() => ports.handler.handle(taskDecider, subject, taskCommand, context))).result;
+  return (await patiently(() => ports.handler.handle(taskDecider, subject, taskCommand, context), ports.stop)).result;
 }

@@ -9,15 +9,19 @@ const PASSING = new Set(['log_unavailable', 'contention', 'blob_unavailable']);
 const PATIENCE_MS = 120_000;
 const WAIT_MS = { first: 100, max: 5_000 } as const;
 
-/** Repeats an idempotent action for about two minutes while it fails for a reason that passes. */
-export async function patiently<T>(action: () => Promise<T>): Promise<T> {
+/**
+ * Repeats an idempotent action for about two minutes while it fails for a reason that passes. Once `stop` aborts there
+ * is no further try: a process that must end does not wait for a NATS that may never come back.
+ */
+export async function patiently<T>(action: () => Promise<T>, stop: AbortSignal): Promise<T> {
   let waitMs: number = WAIT_MS.first;
   for (let waitedMs = 0; ; waitedMs += waitMs, waitMs = Math.min(waitMs * 2, WAIT_MS.max)) {
     try {
       return await action();
     } catch (error) {
-      if (!(error instanceof CodedError) || !PASSING.has(error.code) || waitedMs >= PATIENCE_MS) throw error;
-      await delay(waitMs);
+      const passing = error instanceof CodedError && PASSING.has(error.code);
+      if (!passing || waitedMs >= PATIENCE_MS || stop.aborted) throw error;
+      await delay(waitMs, stop);
     }
   }
 }

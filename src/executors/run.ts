@@ -15,7 +15,7 @@ import { patiently } from './patience.ts';
 
 const RETRY_MS = { first: 500, max: 30_000 } as const;
 
-export interface ExecutorPorts extends AttemptPorts {
+export interface ExecutorPorts extends Omit<AttemptPorts, 'stop'> {
   readonly log: EventLog;
   readonly queue: WorkQueue;
   readonly logger: Logger;
@@ -137,7 +137,7 @@ class Executor {
         return;
       }
       const signal = AbortSignal.any([watch.signal, this.#stop]);
-      const end = await runAttempt(this.#ports, dispatch, signal, () => watch.signal.aborted);
+      const end = await runAttempt({ ...this.#ports, stop: this.#stop }, dispatch, signal, () => watch.signal.aborted);
       await this.#tellBatch(dispatch, end);
     } finally {
       watch.release();
@@ -155,7 +155,10 @@ class Executor {
       nowMs: this.#ports.now(),
     } as const;
     const context = this.#context();
-    await patiently(() => this.#ports.handler.handle(batchDecider, subjects.batch(batchId), command, context));
+    await patiently(
+      () => this.#ports.handler.handle(batchDecider, subjects.batch(batchId), command, context),
+      this.#stop,
+    );
   }
 
   #context(): { actor: string; commandId: string; nowMs: number } {

@@ -43,6 +43,8 @@ export async function buildApp(ports: HttpPorts, options: AppOptions = {}): Prom
     ...(options.logger ? { loggerInstance: options.logger } : { logger: false }),
     logController: new LogController({ disableRequestLogging: true }),
     genReqId: newRequestId,
+    // At the level trace the multipart plugin logs all headers of the request, the signature among them.
+    childLoggerFactory: (logger, bindings, own) => logger.child(bindings, { ...own, redact: ['busboyOptions'] }),
     bodyLimit: MAX_BODY_BYTES,
     routerOptions: { maxParamLength: MAX_PARAM_CHARS },
     requestTimeout: limits.uploadTotalMs,

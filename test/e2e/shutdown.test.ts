@@ -81,7 +81,10 @@ async function assertCompletes(server: TestServer, batchId: string, attempts: re
   for (const type of ['TaskFinished', 'BatchTaskFinished']) {
     assert.deepEqual(countByTask(events, type), onceEach(TASKS), type);
   }
-  assert.deepEqual(Object.values(countByTask(events, 'TaskStarted')).toSorted(), attempts);
+  assert.deepEqual(
+    Object.values(countByTask(events, 'TaskStarted')).toSorted((a, b) => a - b),
+    attempts,
+  );
 }
 
 test('SIGTERM: tasks longer than the drain are handed back, and the next start runs them at once', async (t) => {

@@ -4,7 +4,7 @@ import { Readable } from 'node:stream';
 import { test } from 'node:test';
 import { jetstream, jetstreamManager } from '@nats-io/jetstream';
 import { sweepOrphans } from '../../src/nats/blob-sweep.ts';
-import { openBlobs } from '../../src/blobs.ts';
+import { openBlobs } from '../../src/jetstream-blobs.ts';
 import { freshLogNats, until } from '../support/nats.ts';
 
 test('chunks of a killed upload are removed when they are old enough, and whole blobs are kept', async (t) => {
@@ -20,5 +20,5 @@ test('chunks of a killed upload are removed when they are old enough, and whole 
   assert.equal(await sweepOrphans(nc, 'bundles', 0), 0);
   const { state } = await (await jetstreamManager(nc)).streams.info('OBJ_bundles');
   assert.equal(state.messages, 600);
-  for (const digest of digests.slice(-3)) assert.equal((await blobs.getText(digest, 0)).omittedBytes, 100);
+  for (const digest of digests.slice(-3)) assert.ok(await blobs.has(digest));
 });

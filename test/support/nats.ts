@@ -25,6 +25,8 @@ export interface TestNatsOptions {
   /** Replaces the token authorization, e.g. `users = [...]`. `connect()` then does not work; connect by hand. */
   readonly authorization?: string;
   readonly jetstream?: boolean;
+  /** The certificate authority, if `config` has a `tls` block. `connect()` then does not work; connect by hand. */
+  readonly tlsCa?: string;
 }
 
 export interface TestNats {
@@ -60,7 +62,7 @@ export async function startNats(t: TestContext, options: TestNatsOptions = {}): 
     const ended = server.exited.then((how) => {
       throw new Error(`nats-server on port ${port} ended: ${how}; ${server?.stderrTail() ?? ''}`);
     });
-    await Promise.race([ended, ready(port, options.authorization === undefined ? token : null, options.jetstream)]);
+    await Promise.race([ended, ready(port, options.authorization === undefined ? token : null, options)]);
   }
   const port = await freePort();
   const config = [
@@ -122,11 +124,13 @@ async function freePort(): Promise<number> {
   }
 }
 
-async function ready(port: number, token: string | null, jetstream = true): Promise<void> {
+async function ready(port: number, token: string | null, options: TestNatsOptions): Promise<void> {
   const deadline = Date.now() + READY_TIMEOUT_MS;
+  const { jetstream = true, tlsCa } = options;
+  const access = { ...(token ? { token } : {}), ...(tlsCa ? { tls: { caFile: tlsCa } } : {}) };
   for (;;) {
     try {
-      const nc = await connect({ servers: `127.0.0.1:${port}`, ...(token ? { token } : {}), reconnect: false });
+      const nc = await connect({ servers: `127.0.0.1:${port}`, ...access, reconnect: false });
       try {
         if (jetstream) await (await jetstreamManager(nc)).getAccountInfo();
         return;

@@ -1,4 +1,5 @@
 /** The real program as a child process, and validators that talk to it with nothing but fetch. */
+import assert from 'node:assert/strict';
 import { spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 import { openAsBlob } from 'node:fs';
@@ -80,6 +81,7 @@ export async function startServer(t: TestContext, options: ServerOptions): Promi
   });
   const ended = once(child, 'exit');
   let log = '';
+  assert.ok(child.stdout && child.stderr);
   child.stderr.setEncoding('utf8').on('data', (text: string) => {
     log = (log + text).slice(-200_000);
   });

@@ -12,7 +12,8 @@ import { jetstream, jetstreamManager } from '@nats-io/jetstream';
 import { Objm } from '@nats-io/obj';
 import type { NatsConnection } from '@nats-io/transport-node';
 import { CHUNK_BYTES } from '../src/blob-format.ts';
-import { BlobError, type BlobErrorCode, type Blobs, openBlobs } from '../src/blobs.ts';
+import { BlobError, type BlobErrorCode, type Blobs } from '../src/blobs.ts';
+import { openBlobs } from '../src/jetstream-blobs.ts';
 import { freshLogNats, type TestNats } from './support/nats.ts';
 
 const MIB = 1024 * 1024;
@@ -148,17 +149,6 @@ test('a damaged, an extended and an incomplete blob are refused before the end i
   const path = join(await tempDir(t), 'out');
   await rejectsWith('blob_corrupt', blobs.getToFile(damaged.digest, path));
   assert.deepEqual(await readdir(join(path, '..')), []);
-});
-
-test('text is cut between characters and says how much is missing', async (t) => {
-  const { blobs } = await fresh(t);
-  const text = 'aé€😀'.repeat(CHUNK_BYTES / 5);
-  const { digest, bytes } = await blobs.put(pieces(Buffer.from(text)));
-  assert.deepEqual(await blobs.getText(digest, bytes), { text, omittedBytes: 0 });
-  assert.deepEqual(await blobs.getText(digest, 9), { text: 'aé€', omittedBytes: bytes - 6 });
-  const far = await blobs.getText(digest, bytes - 1);
-  assert.equal(far.omittedBytes, 4);
-  assert.deepEqual(await blobs.getText(digest, 0), { text: '', omittedBytes: bytes });
 });
 
 test('a file goes in and comes out', async (t) => {
