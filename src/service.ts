@@ -137,8 +137,16 @@ async function openCore(
   const lock: DataDirLock | null = needsDataDir ? lockDataDir(config.dataDir) : null;
   if (lock) owned.use(lock);
   let embedded: EmbeddedNats | null = null;
+  let connection: NatsConnection | null = null;
+  const died = Promise.withResolvers<never>();
   if (config.nats === null) {
-    embedded = await startEmbeddedNats({ dataDir: config.dataDir, natsServer: config.natsServer, onDeath });
+    const { dataDir, natsServer } = config;
+    embedded = await startEmbeddedNats({ dataDir, natsServer, onDeath: (error) => died.reject(error) });
+    // Before it is reported: what waits for a connection that never comes back must not hold up the end.
+    died.promise.catch(async (error: CodedError) => {
+      await connection?.close();
+      onDeath(error);
+    });
     owned.use(embedded);
   }
   const access = config.nats ?? embedded?.access;
@@ -148,6 +156,7 @@ async function openCore(
     timeoutMs: CONNECT_TIMEOUT_MS,
     onStatus: (type, data) => logger.info({ nats: type, ...data }, 'NATS connection'),
   });
+  connection = nc;
   owned.defer(() => nc.close());
   await ensureStreams(nc, { replicas: config.natsReplicas, nonceTtlSecs: NONCE_TTL_SECS });
   const log = await openJetStreamLog(nc, { newId: () => v7() });

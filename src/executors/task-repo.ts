@@ -14,14 +14,16 @@ export type Checked = { readonly value: string } | { readonly fault: string };
 
 const MAX_REPO_CHARACTERS = 2048;
 const MAX_REF_CHARACTERS = 255;
+const MAX_PORT = 65_535;
 const UNPRINTABLE = /[\s\p{Cc}\p{Zl}\p{Zp}\\]/u;
 const HOST = String.raw`[A-Za-z0-9][A-Za-z0-9.-]*|\[[0-9A-Fa-f:.]+\]`;
 const SHORTHAND = /^[A-Za-z0-9_][A-Za-z0-9_.-]*\/[A-Za-z0-9_.-]+$/;
-const ADDRESS = new RegExp(String.raw`^([A-Za-z]+)://(?:([^@/]*)@)?(${HOST})?(?::\d{1,5})?(/.*)$`);
+const ADDRESS = new RegExp(String.raw`^([A-Za-z]+)://(?:([^@/]*)@)?(${HOST})?(?::(\d{1,5}))?(/.*)$`);
 const SCP_FORM = new RegExp(String.raw`^[A-Za-z0-9_][A-Za-z0-9._-]*@(${HOST}):([^-].*)$`);
 
 /**
- * Checks the address of a repository; `owner/name` becomes its address at GitHub, everything else stays as it is.
+ * Checks the address of a repository; `owner/name` becomes its address at GitHub, the scheme is put in lower case,
+ * everything else stays as it is.
  * Accepted are http, https, ssh, git and file addresses and `git@host:path`, within the policy, without credentials.
  */
 export function checkRepo(text: string, policy: GitPolicy): Checked {
@@ -35,14 +37,16 @@ export function checkRepo(text: string, policy: GitPolicy): Checked {
   if (scp) return within(policy, text, 'ssh', scp[1] ?? '');
   const address = ADDRESS.exec(text);
   if (!address) return { fault: 'must be owner/name, an https, http, ssh, git or file address, or git@host:path' };
-  const [, scheme = '', user, host = ''] = address;
+  const [, scheme = '', user, host = '', port = ''] = address;
   const protocol = scheme.toLowerCase();
   if (user !== undefined && (protocol !== 'ssh' || user.includes(':'))) {
     return { fault: 'must not contain credentials; the server clones without any' };
   }
   if (protocol === 'file' ? host !== '' && host !== 'localhost' : host === '') return { fault: 'has no valid host' };
+  if (Number(port) > MAX_PORT) return { fault: `has a port over ${MAX_PORT}` };
   if (protocol !== 'file' && /[?#]/.test(text)) return { fault: 'must not have a query or a fragment' };
-  return within(policy, text, protocol, host);
+  // git knows its transports in lower case only.
+  return within(policy, protocol + text.slice(scheme.length), protocol, host);
 }
 
 function within(policy: GitPolicy, value: string, protocol: string, host: string): Checked {

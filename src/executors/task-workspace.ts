@@ -4,7 +4,7 @@
  */
 import Type, { type Static } from 'typebox';
 import { Compile } from 'typebox/compile';
-import { isAlias, isMap, isNode, isScalar, LineCounter, parseDocument, type Document, type Node } from 'yaml';
+import { isAlias, isMap, isNode, isScalar, LineCounter, parseDocument, visit, type Document, type Node } from 'yaml';
 import { messageOf } from '../errors.ts';
 import { ArchiveError, type ArchiveLimits } from './archive-limits.ts';
 import { checkCommit, checkRepo, type Checked, type GitPolicy } from './task-repo.ts';
@@ -207,6 +207,26 @@ function unescapePointer(step: string): string {
   return step.replaceAll('~1', '/').replaceAll('~0', '~');
 }
 
+/** Offset of the first key that its mapping already has; null if there is none. */
+function findRepeatedKey(document: Document.Parsed): number | null {
+  let found: number | null = null;
+  visit(document, {
+    Map(_, map) {
+      const seen = new Set<unknown>();
+      for (const { key } of map.items) {
+        if (!isScalar(key)) continue;
+        if (seen.has(key.value)) {
+          found = key.range?.[0] ?? 0;
+          return visit.BREAK;
+        }
+        seen.add(key.value);
+      }
+      return undefined;
+    },
+  });
+  return found;
+}
+
 /** A parsed document that can say where each of its fields stands. */
 class WorkspaceFile {
   readonly #where: string;
@@ -220,7 +240,8 @@ class WorkspaceFile {
         lineCounter: this.#lines,
         prettyErrors: false,
         strict: true,
-        uniqueKeys: true,
+        // Looked for below: the parser compares each key with all before it, for minutes in a file of many keys.
+        uniqueKeys: false,
         merge: false,
         // `silent` would also silence the error about a second document.
         logLevel: 'error',
@@ -230,12 +251,15 @@ class WorkspaceFile {
     }
     // A tag that nobody knows is only a warning of the parser's; the value under it is not what its author meant.
     const fault = [...this.#document.errors, ...this.#document.warnings].sort((a, b) => a.pos[0] - b.pos[0])[0];
-    if (fault) {
-      const { line, col } = this.#lines.linePos(fault.pos[0]);
-      // The parser's own messages quote the source, which may be a secret; its codes are words enough.
-      const words = fault.code.toLowerCase().replaceAll('_', ' ');
-      throw new ArchiveError(`${where}:${line}: not valid YAML: ${words} (column ${col})`);
-    }
+    // The parser's own messages quote the source, which may be a secret; its codes are words enough.
+    if (fault) throw this.#invalid(fault.pos[0], fault.code.toLowerCase().replaceAll('_', ' '));
+    const repeated = findRepeatedKey(this.#document);
+    if (repeated !== null) throw this.#invalid(repeated, 'duplicate key');
+  }
+
+  #invalid(offset: number, words: string): ArchiveError {
+    const { line, col } = this.#lines.linePos(offset);
+    return new ArchiveError(`${this.#where}:${line}: not valid YAML: ${words} (column ${col})`);
   }
 
   /** The typed fields; a field that is empty (null) counts as absent. */

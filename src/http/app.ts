@@ -45,6 +45,8 @@ export async function buildApp(ports: HttpPorts, options: AppOptions = {}): Prom
     genReqId: newRequestId,
     // At the level trace the multipart plugin logs all headers of the request, the signature among them.
     childLoggerFactory: (logger, bindings, own) => logger.child(bindings, { ...own, redact: ['busboyOptions'] }),
+    // Other offers, such as the h2c of Java's client, are not taken and must not keep a request from its answer.
+    http: { shouldUpgradeCallback: ({ headers }) => headers.upgrade?.toLowerCase() === 'websocket' },
     bodyLimit: MAX_BODY_BYTES,
     routerOptions: { maxParamLength: MAX_PARAM_CHARS },
     requestTimeout: limits.uploadTotalMs,

@@ -14,11 +14,12 @@ import {
   type JetStreamManager,
   type JsMsg,
 } from '@nats-io/jetstream';
-import type { NatsConnection } from '@nats-io/transport-node';
+import { errors, type NatsConnection } from '@nats-io/transport-node';
 import { messageOf } from '../errors.ts';
 import { parseRecorded } from '../events.ts';
 import { LogUnavailableError, type LogEntry } from '../log.ts';
 import { EVENT_STREAM } from '../streams.ts';
+import { orAborted, watchLink, type Link } from './link.ts';
 
 const TIMEOUT_MS = 5_000;
 /** The shortest pull the server takes; a pull that is under way cannot be called back, and shutdown waits for it. */
@@ -65,7 +66,8 @@ export async function openWorkQueue(nc: NatsConnection, options: QueueOptions): 
       max_ack_pending: MAX_ACK_PENDING,
     });
     const consumer = await jetstream(nc).consumers.get(EVENT_STREAM, options.durable);
-    return { next: () => pull(consumer) };
+    const link = watchLink(nc);
+    return { next: () => pull(consumer, link) };
   } catch (error) {
     throw new LogUnavailableError(`opening the queue ${options.durable} failed: ${messageOf(error)}`, { cause: error });
   }
@@ -84,10 +86,19 @@ async function ensureConsumer(
   }
 }
 
-async function pull(consumer: Consumer): Promise<Delivery | null> {
+// The client's pull settles only when there is a connection again, and nobody could shut down before that.
+async function pull(consumer: Consumer, link: Link): Promise<Delivery | null> {
   try {
-    const message = await consumer.next({ expires: PULL_MS });
-    return message ? delivery(message) : null;
+    if (!(await link.up(PULL_MS))) throw new Error('there is no connection');
+    const pulled = consumer.next({ expires: PULL_MS });
+    try {
+      const message = await orAborted(pulled, link.signal);
+      return message ? delivery(message) : null;
+    } catch (error) {
+      // What it still brings nobody waits for any more: somebody else shall have it.
+      void pulled.then((message) => message && delivery(message).retryLater(0)).catch(() => undefined);
+      throw error;
+    }
   } catch (error) {
     throw new LogUnavailableError(`asking for work failed: ${messageOf(error)}`, { cause: error });
   }
@@ -97,9 +108,18 @@ function delivery(message: JsMsg): Delivery {
   return {
     entry: parseRecorded(message.data, message.seq, message.subject),
     deliveries: message.info.deliveryCount,
-    ack: () => message.ack(),
+    ack: () => unlessClosed(() => message.ack()),
     // Never without a delay: a plain nak is only in the server's memory, one with a delay survives its restart too.
-    retryLater: (delayMs) => message.nak(Math.max(1, delayMs)),
-    working: () => message.working(),
+    retryLater: (delayMs) => unlessClosed(() => message.nak(Math.max(1, delayMs))),
+    working: () => unlessClosed(() => message.working()),
   };
+}
+
+/** Says something to the server. Without a connection it is left unsaid: the message comes again after its ack wait. */
+function unlessClosed(say: () => void): void {
+  try {
+    say();
+  } catch (error) {
+    if (!(error instanceof errors.ClosedConnectionError)) throw error;
+  }
 }

@@ -111,6 +111,9 @@ test('faults of workspace.yaml are named with line and field', async (t) => {
     ['a: 1', at(1, 'repo is required')],
     ['\n\nrepo: [a]', at(3, 'repo must be text')],
     ['repo: o/n\nversion: 1\nversion: 2', at(3, 'not valid YAML: duplicate key (column 1)')],
+    ['repo: o/n\nversion: 1\n"version": 2', at(3, 'not valid YAML: duplicate key (column 1)')],
+    ['repo: o/n\nx:\n  - a: {A: s3cret, A: 2}', at(3, 'not valid YAML: duplicate key (column 20)')],
+    ['repo: o/n\n__proto__: 1\n__proto__: 2', at(3, 'not valid YAML: duplicate key (column 1)')],
     ['repo: o/n\n\tx: y', at(2, 'not valid YAML: tab as indent (column 1)')],
     ['repo: o/n\nx: [', at(2, 'not valid YAML: bad indent (column 5)')],
     ['repo: o/n\nx: !!js/function y', at(2, 'not valid YAML: tag resolve failed (column 4)')],
@@ -169,6 +172,15 @@ test('faults of workspace.yaml are named with line and field', async (t) => {
   }
 });
 
+test('a file of a hundred thousand keys is read in seconds, not in minutes', { timeout: 30_000 }, async () => {
+  const keys = Array.from({ length: 100_000 }, (_, index) => `k${index}:\n`).join('');
+  assert.equal((await withYaml(`repo: o/n\n${keys}`)).repo, 'https://github.com/o/n');
+  await refuses(
+    withYaml(`repo: o/n\n${keys}k7:\n`),
+    'tasks/id/workspace.yaml:100002: not valid YAML: duplicate key (column 1)',
+  );
+});
+
 test('repository addresses: what is meant plainly is taken, everything else refused', async (t) => {
   const accepted = [
     'https://github.com/o/n.git',
@@ -181,8 +193,11 @@ test('repository addresses: what is meant plainly is taken, everything else refu
   ];
   for (const repo of accepted) assert.deepEqual(checkRepo(repo, POLICY), { value: repo });
   assert.deepEqual(checkRepo('o/n.js', POLICY), { value: 'https://github.com/o/n.js' });
+  assert.deepEqual(checkRepo('HTTPS://GitHub.com/O/n', POLICY), { value: 'https://GitHub.com/O/n' });
+  assert.deepEqual(checkRepo('File:///srv/x', POLICY), { value: 'file:///srv/x' });
   const refused: [string, RegExp][] = [
     ['', /empty/],
+    ['https://host:65536/x', /port over 65535/],
     ['-uo/n', /dash/],
     ['--upload-pack=x', /dash/],
     ['ext::sh -c x', /spaces/],

@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
+import { get, type IncomingMessage } from 'node:http';
 import { describe, it, type TestContext } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
 import { WebSocket } from 'ws';
@@ -54,6 +55,16 @@ describe('the WebSocket', { timeout: 60_000 }, () => {
     const { messages, closed } = connect(t, port, 'batch_id=unknown');
     assert.equal(await closed, 1008);
     assert.deepEqual(messages, [{ error: 'batch_not_found', batch_id: 'unknown' }]);
+  });
+
+  it('is the only upgrade: other offers are not taken, and the request is answered', async (t) => {
+    const { port } = await started(t);
+    for (const offer of ['h2c', 'h2c, websocket', 'TLS/1.0']) {
+      const headers = { connection: 'Upgrade', upgrade: offer };
+      const [response] = (await once(get({ port, path: '/health', headers }), 'response')) as [IncomingMessage];
+      response.resume();
+      assert.equal(response.statusCode, 200, offer);
+    }
   });
 
   it('sends a snapshot, then every message once, then closes with the batch', async (t) => {
