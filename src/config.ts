@@ -148,7 +148,7 @@ export function readConfig(env: Env, defaults: { hostname: string; pid: number }
     installTimeoutSecs: integer('INSTALL_TIMEOUT_SECS', 600, 1, 86_400),
     agentTimeoutSecs: integer('AGENT_TIMEOUT_SECS', 600, 1, 86_400),
     testTimeoutSecs: integer('TEST_TIMEOUT_SECS', 300, 1, 86_400),
-    maxTaskAttempts: integer('MAX_TASK_ATTEMPTS', 3, 1, 100),
+    maxTaskAttempts: integer('MAX_TASK_ATTEMPTS', 5, 1, 100),
     ackWaitSecs: integer('ACK_WAIT_SECS', 30, 2, 3600),
     drainTimeoutSecs: integer('DRAIN_TIMEOUT_SECS', 30, 0, 86_400),
     sandbox: 'process',

@@ -172,10 +172,10 @@ test('an external NATS is killed and comes back, twice in a batch: running attem
   const env = { NATS_URL: nats.url, NATS_TOKEN: nats.token, ACK_WAIT_SECS: '10' };
   const server = await startServer(t, { validators: await makeValidators(1), dataDir, env });
   const { batchId, agents, release } = await holdBatch(t, server);
-  await nats.restart();
-  assert.equal((await agents()).length, RUNNING);
   const running = Object.keys(countByTask(await eventsOf(server, batchId), 'TaskStarted'));
   assert.equal(running.length, RUNNING);
+  await nats.restart();
+  assert.equal((await agents()).length, RUNNING);
   await release();
   await waitFor(
     async () =>
@@ -218,7 +218,8 @@ describe('ways into an external NATS', () => {
     const dir = temporaryDirectory(t);
     const [key, cert] = [join(dir, 'key.pem'), join(dir, 'cert.pem')];
     const request = ['req', '-x509', '-nodes', '-newkey', 'rsa:2048', '-days', '2', '-subj', '/CN=nats.test'];
-    const names = ['-addext', 'subjectAltName=IP:127.0.0.1'];
+    // The client checks the name localhost for an address without a name.
+    const names = ['-addext', 'subjectAltName=DNS:localhost,IP:127.0.0.1'];
     execFileSync('openssl', [...request, ...names, '-keyout', key, '-out', cert], { stdio: 'pipe', timeout: 30_000 });
     const config = `tls { cert_file: "${cert}", key_file: "${key}" }`;
     const { port, token } = await startNats(t, { config, tlsCa: cert });

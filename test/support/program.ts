@@ -2,7 +2,7 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import type { TestContext } from 'node:test';
-import type { TestServer } from './server.ts';
+import { waitFor, type TestServer } from './server.ts';
 import { temporaryDirectory } from './tmp.ts';
 
 const CLI = new URL('../../src/cli.ts', import.meta.url).pathname;
@@ -64,9 +64,18 @@ export interface LoggedEvent {
 
 /** The events of one batch, oldest first. */
 export async function eventsOf(server: Pick<TestServer, 'url'>, batchId: string): Promise<readonly LoggedEvent[]> {
-  const response = await fetch(`${server.url}/events`);
-  if (!response.ok) throw new Error(`GET /events: ${response.status}`);
-  return (await response.text())
+  const text = await waitFor(
+    async () => {
+      const response = await fetch(`${server.url}/events`);
+      const body = await response.text();
+      // Until the server has its NATS again.
+      if (response.status === 503) return null;
+      if (!response.ok) throw new Error(`GET /events: ${response.status} ${body}`);
+      return body;
+    },
+    () => 'GET /events: 503 all the time',
+  );
+  return text
     .split('\n')
     .filter(Boolean)
     .map((line) => JSON.parse(line) as LoggedEvent)
