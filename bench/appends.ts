@@ -55,7 +55,9 @@ async function raw(nc: NatsConnection): Promise<number> {
     const expected = headers();
     expected.set('Nats-Expected-Last-Subject-Sequence', String(last));
     expected.set('Nats-Msg-Id', v7());
-    last = (await nc.request('ev.whitelist.100', payload, { headers: expected, timeout: 5_000 })).json<{ seq: number }>().seq;
+    last = (await nc.request('ev.whitelist.100', payload, { headers: expected, timeout: 5_000 })).json<{
+      seq: number;
+    }>().seq;
   }
   return (performance.now() - started) / 1000;
 }

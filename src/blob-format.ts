@@ -1,5 +1,5 @@
 /**
- * The ADR-20 object format: how a blob lies in its stream. Apart from the I/O in blobs.ts, because this is what other
+ * The ADR-20 object format: how a blob lies in its stream. Apart from the I/O in jetstream-blobs.ts, because this is what other
  * clients (`nats object`) and later versions of ours must agree on.
  */
 import Type, { type Static } from 'typebox';

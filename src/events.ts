@@ -161,6 +161,13 @@ export const EVENT_SCHEMAS = {
     patch: Type.Union([StoredOutput, Type.Null()]),
     durationMs: Count,
   }),
+  TaskHandedBack: define(1, {
+    batchId: BatchId,
+    taskId: TaskId,
+    attempt: Positive,
+    cause: FailureCause,
+    reason: Text,
+  }),
   TaskAbandoned: define(1, {
     batchId: BatchId,
     taskId: TaskId,

@@ -33,6 +33,8 @@ const HEADER_ROOM_BYTES = 4_096;
 const CONFLICT_CODES = new Set([10071, 10164, 10201]);
 const TRANSIENT_CODES = new Set([10163, 10210]);
 const TRANSIENT_TRIES = 5;
+/** How often a replica may answer without an event that the leader has. */
+const STALE_TRIES = 6;
 const FOLLOW_BACKOFF_MS = { first: 50, max: 2_000 } as const;
 
 /** What the log needs from outside, so that tests can fix ids. */
@@ -85,15 +87,21 @@ class JetStreamLog implements EventLog {
   async load(subject: string, from = emptyHead(subject)): Promise<{ entries: readonly LogEntry[]; head: Head }> {
     const entries: LogEntry[] = [];
     let head = from;
-    for (;;) {
+    // Asked of the leader: a replica that lags behind would make a decision to do nothing final, which no guard sees.
+    const last = await this.lastSeq(subject);
+    for (let stale = 0; head.seq < last;) {
       const query = { next_by_subj: subject, seq: head.seq + 1, batch: LOAD_BATCH };
       const messages = await this.#directGet(query);
       for (const { seq, data } of messages) {
         entries.push(parseRecorded(data, seq, subject));
         head = { seq, hash: sha256(data) };
       }
-      if (messages.length < LOAD_BATCH) return { entries, head };
+      if (messages.length > 0) continue;
+      stale += 1;
+      if (stale === STALE_TRIES) throw new LogUnavailableError(`no replica has event ${last} of ${subject} yet`);
+      await delay(20 * 2 ** stale);
     }
+    return { entries, head };
   }
 
   async append(
@@ -155,9 +163,10 @@ class JetStreamLog implements EventLog {
 
   async lastSeq(filter?: string): Promise<number> {
     const { streams } = this.#manager;
+    const link = this.#link.signal;
     try {
-      if (filter === undefined) return (await streams.info(EVENT_STREAM)).state.last_seq;
-      return (await streams.getMessage(EVENT_STREAM, { last_by_subj: filter }))?.seq ?? 0;
+      if (filter === undefined) return (await orAborted(streams.info(EVENT_STREAM), link)).state.last_seq;
+      return (await orAborted(streams.getMessage(EVENT_STREAM, { last_by_subj: filter }), link))?.seq ?? 0;
     } catch (error) {
       throw new LogUnavailableError(`the state of the event stream is not known: ${messageOf(error)}`, {
         cause: error,

@@ -1,14 +1,14 @@
 /** Wiring of the http role: read models, whitelist, nonces and the server on top of them. */
-import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { v7 } from 'uuid';
 import { batchDecider, type CancelResult } from './commands/batch.ts';
 import type { CommandContext } from './commands/handle.ts';
-import { submissionDecider, type CastVote } from './commands/submission.ts';
+import { requiredVotes, submissionDecider, type CastVote } from './commands/submission.ts';
 import { CodedError } from './errors.ts';
 import { inspectArchive } from './executors/archive.ts';
 import { buildApp } from './http/app.ts';
 import type { HttpPorts, VerifiedVote } from './http/ports.ts';
+import { watchExecutors, type ExecutorsView } from './nats/liveness.ts';
 import { watchLink } from './nats/link.ts';
 import { createNonces } from './nats/nonces.ts';
 import { openProjections, type Projections } from './projections/run.ts';
@@ -44,7 +44,13 @@ export async function startHttp(core: Core): Promise<RunningHttp> {
     });
     owned.defer(() => projections.close());
     await projections.whenCaughtUp(AbortSignal.timeout(CATCH_UP_TIMEOUT_MS));
-    const app = await buildApp(await httpPorts(core, projections, whitelist), { logger });
+    const looking = new AbortController();
+    const executors = watchExecutors(core.nc, looking.signal);
+    owned.defer(() => {
+      looking.abort();
+      return executors.ended;
+    });
+    const app = await buildApp(httpPorts(core, projections, whitelist, executors), { logger });
     owned.defer(() => app.close());
     const url = await app.listen({ host: config.host, port: config.port }).catch((error: unknown) => {
       throw listenFailed(config.host, config.port, error);
@@ -56,12 +62,15 @@ export async function startHttp(core: Core): Promise<RunningHttp> {
   }
 }
 
-async function httpPorts(core: Core, projections: Projections, whitelist: WhitelistView): Promise<HttpPorts> {
-  const { config, nc, log, handler, archives, outputs, limits } = core;
+function httpPorts(
+  core: Core,
+  projections: Projections,
+  whitelist: WhitelistView,
+  executors: ExecutorsView,
+): HttpPorts {
+  const { config, nc, log, handler, archives, outputs, limits, scratchDir } = core;
   const nonces = createNonces(nc);
   const link = watchLink(nc);
-  const scratchDir = join(config.dataDir, 'scratch');
-  await mkdir(scratchDir, { recursive: true, mode: 0o700 });
   const { gitProtocols, gitHosts } = config;
   return {
     config,
@@ -77,26 +86,37 @@ async function httpPorts(core: Core, projections: Projections, whitelist: Whitel
       return handler.handle(submissionDecider, subjects.submission(vote.archiveHash), command, by(vote.hotkey));
     },
     cancelBatch: async (batchId, hotkey, reason) => {
-      const command = { type: 'CancelBatch', batchId, by: hotkey, reason } as const;
+      const batch = await handler.read(batchDecider, subjects.batch(batchId));
+      const votes = await handler.read(submissionDecider, subjects.submission(batch.state.archiveHash));
+      const command = {
+        type: 'CancelBatch',
+        batchId,
+        by: hotkey,
+        voted: votes.state.voters.has(hotkey),
+        reason,
+      } as const;
       const { result, seq } = await handler.handle(batchDecider, subjects.batch(batchId), command, by(hotkey));
       return { result: cancelResult(result.kind), seq };
     },
+    executorsAlive: executors.count,
     chainHead: async (batchId) => (await log.load(subjects.batch(batchId))).head,
+    roomForNewRound: () =>
+      otherOpenRounds(projections, null, Date.now()) < config.maxPendingConsensus ||
+      // A single vote that is a quorum leaves no round open.
+      requiredVotes(whitelist.validators().length, config.consensusThreshold) === 1,
     archiveKnown: (digest) => archives.has(digest),
-    inspectArchive: async (file, signal) => {
-      const { tasks } = await inspectArchive(file, limits, { scratchDir, signal, gitProtocols, gitHosts });
-      return { taskCount: tasks.length };
-    },
+    inspectArchive: (file, signal) => inspectArchive(file, limits, { scratchDir, signal, gitProtocols, gitHosts }),
     storeArchive: async (file, digest) => {
       const stored = await archives.putFile(file);
       if (stored.digest !== digest) throw new CodedError('upload_failed', 'the upload changed while it was stored');
     },
     readOutput: (digest) => outputs.get(digest),
-    readEvents: async function* ({ filter, after, live, signal }) {
-      // Of the filter, not of the log: where nothing matches, the follower would wait for ever.
-      const last = live ? Infinity : await log.lastSeq(filter);
+    readEvents: async function* ({ filters, after, live, signal }) {
+      // Of the filters, not of the log: where nothing matches, the follower would wait for ever.
+      const newest = live ? [Infinity] : await Promise.all(filters.map((filter) => log.lastSeq(filter)));
+      const last = Math.max(0, ...newest);
       if (after >= last) return;
-      for await (const { entry, pending } of log.follow({ filters: [filter], after, signal })) {
+      for await (const { entry, pending } of log.follow({ filters, after, signal })) {
         yield entry;
         if (!live && (pending === 0 || entry.seq >= last)) return;
       }
@@ -108,9 +128,6 @@ async function httpPorts(core: Core, projections: Projections, whitelist: Whitel
 function castVote(core: Core, projections: Projections, whitelist: WhitelistView, vote: VerifiedVote): CastVote {
   const { config } = core;
   const nowMs = Date.now();
-  const others = projections.model
-    .openRounds()
-    .filter(({ archiveHash, expiresAtMs }) => archiveHash !== vote.archiveHash && expiresAtMs > nowMs);
   return {
     type: 'CastVote',
     ...vote,
@@ -120,10 +137,16 @@ function castVote(core: Core, projections: Projections, whitelist: WhitelistView
     roundTtlMs: config.consensusTtlSecs * 1000,
     batchTtlMs: config.sessionTtlSecs * 1000,
     newBatchId: v7(),
-    openRounds: others.length,
+    openRounds: otherOpenRounds(projections, vote.archiveHash, nowMs),
     maxOpenRounds: config.maxPendingConsensus,
     nowMs,
   };
+}
+
+function otherOpenRounds(projections: Projections, archiveHash: string | null, nowMs: number): number {
+  return projections.model
+    .openRounds()
+    .filter((round) => round.archiveHash !== archiveHash && round.expiresAtMs > nowMs).length;
 }
 
 function by(hotkey: string): CommandContext {

@@ -2,7 +2,7 @@
  * Wiring: puts the parts of a process together for the roles it has, and takes them apart again in the right order.
  * Everything that can be replaced is made here and handed down; nothing below looks for it.
  */
-import { mkdir } from 'node:fs/promises';
+import { mkdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { NatsConnection } from '@nats-io/transport-node';
 import { v4, v7 } from 'uuid';
@@ -24,6 +24,7 @@ import type { EventLog } from './log.ts';
 import { sweepOrphans } from './nats/blob-sweep.ts';
 import { connectNats } from './nats/connect.ts';
 import { startEmbeddedNats, type EmbeddedNats } from './nats/embedded.ts';
+import { announceExecutor } from './nats/liveness.ts';
 import { ensureStreams } from './nats/setup.ts';
 import { openWorkQueue } from './nats/work-queue.ts';
 import { BUCKETS, PLAN_CONSUMER, runConsumer, subjectOf, subjects } from './streams.ts';
@@ -45,6 +46,8 @@ export interface Core {
   readonly bundles: Blobs;
   readonly outputs: Blobs;
   readonly limits: ArchiveLimits;
+  /** For archives while they are looked at; empty at the start. Only where there is a DATA_DIR. */
+  readonly scratchDir: string;
   readonly startedAtMs: number;
 }
 
@@ -136,6 +139,8 @@ async function openCore(
   const needsDataDir = config.nats === null || roles.includes('http') || roles.includes('planner');
   const lock: DataDirLock | null = needsDataDir ? lockDataDir(config.dataDir) : null;
   if (lock) owned.use(lock);
+  const scratchDir = join(config.dataDir, 'scratch');
+  if (lock) await emptyDir(scratchDir);
   let embedded: EmbeddedNats | null = null;
   let connection: NatsConnection | null = null;
   const died = Promise.withResolvers<never>();
@@ -168,7 +173,13 @@ async function openCore(
   ]);
   if (config.trustedValidators.length > 0) await applyTrustedValidators(config, handler);
   const limits = { ...DEFAULT_ARCHIVE_LIMITS, maxArchiveBytes: config.maxArchiveBytes };
-  return { config, logger, nc, log, handler, archives, bundles, outputs, limits, startedAtMs: Date.now() };
+  return { config, logger, nc, log, handler, archives, bundles, outputs, limits, scratchDir, startedAtMs: Date.now() };
+}
+
+/** What a crash left in it is nobody's: we hold the lock of the directory it lies in. */
+async function emptyDir(dir: string): Promise<void> {
+  await rm(dir, { recursive: true, force: true });
+  await mkdir(dir, { recursive: true, mode: 0o700 });
 }
 
 /** The whitelist without a chain is what TRUSTED_VALIDATORS names. */
@@ -185,9 +196,7 @@ async function openPlanner(core: Core): Promise<(signal: AbortSignal) => Promise
   const { config, nc, logger } = core;
   const ackWaitMs = config.ackWaitSecs * 1000;
   const queue = await openWorkQueue(nc, { durable: PLAN_CONSUMER, filter: subjects.allBatches, ackWaitMs });
-  const scratchDir = join(config.dataDir, 'scratch');
-  await mkdir(scratchDir, { recursive: true, mode: 0o700 });
-  const ports = { ...core, queue, scratchDir, newId: () => v7(), now: Date.now };
+  const ports = { ...core, queue, newId: () => v7(), now: Date.now };
   return async (signal) => {
     const sweeping = sweepBuckets(core);
     await runPlanner({ ...ports, logger: logger.child({ role: 'planner' }) }, signal);
@@ -226,7 +235,16 @@ async function openExecutor(
     now: Date.now,
     logger: logger.child({ role: 'executor' }),
   };
-  return (signals) => runExecutor(ports, config.maxConcurrentTasks, signals);
+  return async (signals) => {
+    const gone = new AbortController();
+    const announcing = announceExecutor(nc, { executorId: config.executorId, session: ports.session }, gone.signal);
+    try {
+      await runExecutor(ports, config.maxConcurrentTasks, signals);
+    } finally {
+      gone.abort();
+      await announcing;
+    }
+  };
 }
 
 function partFailed(name: string, error: unknown): CodedError {

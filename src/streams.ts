@@ -18,6 +18,10 @@ export type BucketName = (typeof BUCKETS)[keyof typeof BUCKETS];
 /** The KV bucket whose keys are used nonces; its TTL is how long a nonce stays used. */
 export const NONCE_BUCKET = 'nonces';
 
+/** The KV bucket with one key for each executor session that lives; a key that is not renewed goes. */
+export const LIVENESS_BUCKET = 'liveness';
+export const LIVENESS_TTL_SECS = 30;
+
 /** Durable consumers: one planner for all processes, one `run` consumer for each pool of executors. */
 export const PLAN_CONSUMER = 'plan';
 export function runConsumer(pool: string): string {
@@ -32,6 +36,11 @@ export function eventStreamConfig(replicas: number): Partial<StreamConfig> & { n
     storage: StorageType.File,
     retention: RetentionPolicy.Limits,
     discard: DiscardPolicy.New,
+    // Said although they are the defaults, so that a stream which forgets is refused.
+    max_age: 0,
+    max_msgs: -1,
+    max_bytes: -1,
+    max_msgs_per_subject: -1,
     num_replicas: replicas,
     duplicate_window: DUPLICATE_WINDOW_NS,
     allow_direct: true,
@@ -63,6 +72,13 @@ export const subjects = {
     `ev.dispatch.${encodeToken(pool)}.${encodeToken(batchId)}.${encodeToken(taskId)}`,
   allDispatches: (pool: string) => `ev.dispatch.${encodeToken(pool)}.>`,
   task: (batchId: string, taskId: string) => `ev.task.${encodeToken(batchId)}.${encodeToken(taskId)}`,
+  /** Filters for all that concerns one batch: itself, its dispatches and tasks, and its submission. */
+  ofBatch: (batchId: string, archiveHash: string) => [
+    `ev.submission.${encodeToken(archiveHash)}`,
+    `ev.batch.${encodeToken(batchId)}`,
+    `ev.dispatch.*.${encodeToken(batchId)}.>`,
+    `ev.task.${encodeToken(batchId)}.>`,
+  ],
   whitelist: (netuid: number) => `ev.whitelist.${netuid}`,
 } as const;
 
@@ -88,6 +104,7 @@ export function subjectOf(event: Event): string {
     case 'StepStarted':
     case 'StepFinished':
     case 'TaskFinished':
+    case 'TaskHandedBack':
     case 'TaskAbandoned':
       return subjects.task(event.data.batchId, event.data.taskId);
     case 'WhitelistChanged':

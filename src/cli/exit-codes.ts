@@ -44,6 +44,7 @@ const EXIT_OF_CODE: ReadonlyMap<string, ExitName> = new Map([
   ['key_invalid', 'config'],
   ['data_dir_not_writable', 'config'],
   ['data_dir_in_use', 'config'],
+  ['workspace_not_writable', 'config'],
   ['port_taken', 'config'],
   ['read_model_unavailable', 'config'],
   ['stream_misconfigured', 'nats'],

@@ -27,7 +27,14 @@ export type BatchCommand =
       readonly reward: number;
       readonly nowMs: number;
     }
-  | { readonly type: 'CancelBatch'; readonly batchId: string; readonly by: string; readonly reason: string }
+  | {
+      readonly type: 'CancelBatch';
+      readonly batchId: string;
+      readonly by: string;
+      /** Whether this hotkey voted for the archive, in time or late. */
+      readonly voted: boolean;
+      readonly reason: string;
+    }
   | { readonly type: 'ExpireBatch'; readonly batchId: string; readonly nowMs: number };
 
 /** Answer to CancelBatch. */
@@ -44,7 +51,6 @@ type BatchPhase = 'none' | 'approved' | 'planned' | 'running' | 'ended';
 
 export interface BatchState {
   readonly phase: BatchPhase;
-  readonly voters: readonly string[];
   readonly ttlMs: number;
   readonly concurrentTasks: number;
   readonly archiveHash: string;
@@ -63,7 +69,6 @@ export interface BatchState {
 export const batchDecider: Decider<BatchState, BatchCommand, BatchResult> = {
   initialState: {
     phase: 'none',
-    voters: [],
     ttlMs: 0,
     concurrentTasks: 0,
     archiveHash: '',
@@ -84,8 +89,8 @@ export const batchDecider: Decider<BatchState, BatchCommand, BatchResult> = {
 function evolve(state: BatchState, event: Recorded): BatchState {
   switch (event.type) {
     case 'BatchApproved': {
-      const { voters, ttlMs, concurrentTasks, archiveHash } = event.data;
-      return { ...state, phase: 'approved', voters, ttlMs, concurrentTasks, archiveHash };
+      const { ttlMs, concurrentTasks, archiveHash } = event.data;
+      return { ...state, phase: 'approved', ttlMs, concurrentTasks, archiveHash };
     }
     case 'BatchPlanned': {
       const tasks = [...state.tasks, ...event.data.tasks];
@@ -120,7 +125,7 @@ function evolve(state: BatchState, event: Recorded): BatchState {
     case 'BatchCompleted':
     case 'BatchCancelled':
     case 'BatchExpired':
-      return { ...state, phase: 'ended', running: new Set() };
+      return { ...state, phase: 'ended', tasks: [], running: new Set() };
     default:
       return state;
   }
@@ -139,9 +144,9 @@ function decide(state: BatchState, command: BatchCommand): Decision<BatchResult>
     case 'FinishBatchTask':
       return finishTask(state, command);
     case 'CancelBatch': {
-      const { batchId, by, reason } = command;
+      const { batchId, by, voted, reason } = command;
       if (state.phase === 'none') return { events: [], result: { kind: 'unknown-batch' } };
-      if (!state.voters.includes(by)) return { events: [], result: { kind: 'not-a-voter' } };
+      if (!voted) return { events: [], result: { kind: 'not-a-voter' } };
       if (state.phase === 'ended') return { events: [], result: { kind: 'already-ended' } };
       return { events: [{ type: 'BatchCancelled', data: { batchId, by, reason } }], result: { kind: 'cancelled' } };
     }

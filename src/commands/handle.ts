@@ -69,17 +69,7 @@ export class CommandHandler {
     command: Command,
     context: CommandContext,
   ): Promise<Handled<Result>> {
-    const before = this.#queues.get(subject) ?? Promise.resolve();
-    const mine = before.then(
-      () => this.#tryUntilDone(decider, subject, command, context),
-      () => this.#tryUntilDone(decider, subject, command, context),
-    );
-    this.#queues.set(subject, mine);
-    try {
-      return await mine;
-    } finally {
-      if (this.#queues.get(subject) === mine) this.#queues.delete(subject);
-    }
+    return this.#inTurn(subject, () => this.#tryUntilDone(decider, subject, command, context));
   }
 
   /** The folded state of an aggregate as it is now. */
@@ -87,7 +77,19 @@ export class CommandHandler {
     decider: Pick<Decider<State, never, unknown>, 'initialState' | 'evolve'>,
     subject: string,
   ): Promise<{ state: State; head: Head }> {
-    return (await this.#load(decider, subject, null)).now;
+    // In the queue: between two tries of a command it would move the cache past what that command looks for.
+    return this.#inTurn(subject, async () => (await this.#load(decider, subject, null)).now);
+  }
+
+  async #inTurn<T>(subject: string, action: () => Promise<T>): Promise<T> {
+    const before = this.#queues.get(subject) ?? Promise.resolve();
+    const mine = before.then(action, action);
+    this.#queues.set(subject, mine);
+    try {
+      return await mine;
+    } finally {
+      if (this.#queues.get(subject) === mine) this.#queues.delete(subject);
+    }
   }
 
   async #tryUntilDone<State, Command, Result>(

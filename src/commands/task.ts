@@ -35,6 +35,13 @@ export type TaskCommand =
       readonly error: string | null;
       readonly output: StoredOutput | null;
     })
+  /** The attempt ends without an outcome and through no fault of the task; it is to be run again. */
+  | (TaskKey & {
+      readonly type: 'HandBack';
+      readonly attempt: number;
+      readonly cause: FailureCause;
+      readonly reason: string;
+    })
   /** The task will not be run (any more): its batch has ended. */
   | (TaskKey & { readonly type: 'AbandonTask'; readonly cause: FailureCause; readonly reason: string })
   | (TaskKey & {
@@ -67,11 +74,15 @@ export interface TaskState {
   readonly phase: 'new' | 'running' | 'ended';
   /** The newest attempt; 0 before the first. */
   readonly attempt: number;
+  /** Attempts that came to nothing, apart from those that an executor handed back because it was stopped. */
+  readonly failures: number;
+  /** Why the newest attempt was handed back; null while it runs, or if its executor vanished. */
+  readonly handedBack: { readonly cause: FailureCause; readonly reason: string } | null;
   readonly end: TaskEnd | null;
 }
 
 export const taskDecider: Decider<TaskState, TaskCommand, TaskResult> = {
-  initialState: { phase: 'new', attempt: 0, end: null },
+  initialState: { phase: 'new', attempt: 0, failures: 0, handedBack: null, end: null },
   evolve,
   decide,
 };
@@ -79,7 +90,18 @@ export const taskDecider: Decider<TaskState, TaskCommand, TaskResult> = {
 function evolve(state: TaskState, event: Recorded): TaskState {
   switch (event.type) {
     case 'TaskStarted':
-      return { ...state, phase: 'running', attempt: event.data.attempt };
+      // Counted as failed until it is known better: a vanished executor says nothing any more.
+      return {
+        ...state,
+        phase: 'running',
+        attempt: event.data.attempt,
+        failures: state.failures + 1,
+        handedBack: null,
+      };
+    case 'TaskHandedBack': {
+      const { cause, reason } = event.data;
+      return { ...state, failures: state.failures - (cause === 'cancelled' ? 1 : 0), handedBack: { cause, reason } };
+    }
     case 'TaskFinished': {
       const { attempt, passed, reward } = event.data;
       return { ...state, phase: 'ended', end: { attempt, passed, reward } };
@@ -106,6 +128,11 @@ function decide(state: TaskState, command: TaskCommand): Decision<TaskResult> {
       const { type: _, ...data } = command;
       return { events: [{ type: 'StepFinished', data }], result: { kind: 'recorded' } };
     }
+    case 'HandBack': {
+      if (state.attempt !== command.attempt) return replaced;
+      const { type: _, ...data } = command;
+      return { events: [{ type: 'TaskHandedBack', data }], result: { kind: 'recorded' } };
+    }
     case 'AbandonTask': {
       const { batchId, taskId, cause, reason } = command;
       return abandoned(state, { batchId, taskId }, cause, reason);
@@ -126,9 +153,11 @@ const replaced: Decision<TaskResult> = { events: [], result: { kind: 'replaced' 
 
 function startAttempt(state: TaskState, command: Extract<TaskCommand, { type: 'StartAttempt' }>): Decision<TaskResult> {
   const { batchId, taskId, executorId, session, sandbox, maxAttempts } = command;
-  if (state.attempt >= maxAttempts) {
-    const reason = `given up after ${state.attempt} attempts, none of which came to an end`;
-    return abandoned(state, { batchId, taskId }, 'executor-lost', reason);
+  if (state.failures >= maxAttempts) {
+    const last = state.handedBack;
+    const why = last ? `the last one failed: ${last.reason}` : 'the last one lost its executor';
+    const reason = `given up after ${state.failures} attempts; ${why}`.slice(0, 4096).toWellFormed();
+    return abandoned(state, { batchId, taskId }, last?.cause ?? 'executor-lost', reason);
   }
   const attempt = state.attempt + 1;
   return {

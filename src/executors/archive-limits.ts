@@ -24,10 +24,16 @@ export interface ArchiveLimits {
   readonly maxDepth: number;
   readonly maxTasks: number;
   readonly maxTestsPerTask: number;
-  /** Bytes of workspace.yaml, and of checks.txt. */
-  readonly maxTextBytes: number;
+  /** Bytes of one workspace.yaml. */
+  readonly maxWorkspaceBytes: number;
+  /** Tokens of one workspace.yaml: text, brackets, commas, indents and the like. Parsing costs per token, not per byte. */
+  readonly maxYamlTokens: number;
+  /** Bytes of one checks.txt. */
+  readonly maxChecksBytes: number;
   /** Bytes of prompt.md, and of one command. */
   readonly maxPromptBytes: number;
+  /** Bytes of workspace.yaml, prompt.md and checks.txt of all tasks together: what an inspection writes and parses. */
+  readonly maxTextTotalBytes: number;
 }
 
 /** Small archives of very regular text compress beyond any ratio; one MiB of unpacked bytes harms nobody. */
@@ -52,10 +58,16 @@ export const DEFAULT_ARCHIVE_LIMITS: ArchiveLimits = Object.freeze({
   maxDepth: 32,
   maxTasks: 10_000,
   maxTestsPerTask: 1000,
-  maxTextBytes: 1024 ** 2,
+  // SWE-style tasks carry a patch, which is one token however long it is.
+  maxWorkspaceBytes: 256 * 1024,
+  // A list of 3,000 tests has about 15,000 of them; parsing 20,000 of any kind blocked for 0.03 to 0.3 s.
+  maxYamlTokens: 20_000,
+  maxChecksBytes: 64 * 1024,
   // The prompt and every command are ONE argument of a process. Linux refuses an argument over MAX_ARG_STRLEN =
   // 32 pages = 131,072 bytes (include/uapi/linux/binfmts.h, execve(2)); the rest is room for what goes round it.
   maxPromptBytes: 100_000,
+  // >= maxWorkspaceBytes + maxChecksBytes + maxPromptBytes; 6,700 bytes a task when there are maxTasks.
+  maxTextTotalBytes: 64 * 1024 ** 2,
 });
 
 /** The archive, or a file in it, is not what the contract asks for. The message names entry, file, line or field. */

@@ -26,8 +26,17 @@ export interface UnpackOptions {
   readonly limits: ArchiveLimits;
   /** Size of the archive for the ratio; null when it is trusted (a bundle of ours may be denser than its archive). */
   readonly archiveBytes: number | null;
-  /** Whether the bytes of a file are needed; if not, they are counted and the file stays empty. */
-  readonly keep: (baseName: string) => boolean;
+  /** `texts`: of other files than those that `maxTextBytes` knows the bytes are only counted; they stay empty. */
+  readonly keep: 'everything' | 'texts';
+  /** Limit of a file that says what a task is, by its path; null for all others. `texts` writes one byte more at most. */
+  readonly maxTextBytes: (path: readonly string[]) => number | null;
+}
+
+interface OpenEntry {
+  readonly name: string;
+  readonly file: FileHandle | null;
+  /** Bytes that still count as text of a task: up to one over the limit, so that its reader sees the excess. */
+  textRoom: number;
 }
 
 /** Bytes that may be unpacked from an archive of this size. */
@@ -48,7 +57,8 @@ export class Unpacker implements EntrySink, AsyncDisposable {
   #nodes = 0;
   #totalBytes = 0;
   #entryBytes = 0;
-  #current: { readonly name: string; readonly file: FileHandle | null } | null = null;
+  #textBytes = 0;
+  #current: OpenEntry | null = null;
 
   constructor(root: string, options: UnpackOptions) {
     this.#root = root;
@@ -60,7 +70,7 @@ export class Unpacker implements EntrySink, AsyncDisposable {
     this.#entries += 1;
     if (this.#entries > limits.maxEntries) throw tooMany(limits);
     this.#entryBytes = 0;
-    this.#current = { name: entry.name, file: null };
+    this.#current = { name: entry.name, file: null, textRoom: 0 };
     const components = entryPath(entry.name, limits);
     if (components === null) return;
     if (entry.kind === 'link') throw new ArchiveError(`entry ${shown(entry.name)}: links are not accepted`);
@@ -72,7 +82,9 @@ export class Unpacker implements EntrySink, AsyncDisposable {
     if (base === undefined) throw new ArchiveError(`entry ${shown(entry.name)}: the root cannot be a file`);
     await this.#makeDirectory(components.slice(0, -1), entry.name);
     const file = await this.#create(components.join('/'), entry);
-    if (this.#options.keep(base)) this.#current = { name: entry.name, file };
+    const maxBytes = this.#options.maxTextBytes(components);
+    const textRoom = maxBytes === null ? 0 : maxBytes + 1;
+    if (textRoom > 0 || this.#options.keep === 'everything') this.#current = { name: entry.name, file, textRoom };
     else await file.close();
   }
 
@@ -92,7 +104,16 @@ export class Unpacker implements EntrySink, AsyncDisposable {
     if (this.#totalBytes > unpackedBytesLimit(limits, archiveBytes)) {
       throw new ArchiveError(`${where}: the archive unpacks to over ${limits.maxRatio} times its own size`);
     }
-    if (current.file !== null) await writeAll(current.file, chunk);
+    const textBytes = Math.min(chunk.length, current.textRoom);
+    current.textRoom -= textBytes;
+    this.#textBytes += textBytes;
+    if (this.#textBytes > limits.maxTextTotalBytes) {
+      throw new ArchiveError(
+        `${where}: workspace.yaml, prompt.md and checks.txt of all tasks are over ${limits.maxTextTotalBytes} bytes together`,
+      );
+    }
+    if (current.file === null) return;
+    await writeAll(current.file, this.#options.keep === 'everything' ? chunk : chunk.subarray(0, textBytes));
   }
 
   async end(): Promise<void> {

@@ -5,19 +5,16 @@
 import { createReadStream } from 'node:fs';
 import { lstat, mkdir, mkdtemp, open, readdir, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
+import { setImmediate } from 'node:timers/promises';
 import { listFiles, writeTarGz } from '../pack.ts';
 import { AGENT_ENTRIES, findAgentEntry } from './agent-entry.ts';
 import { ArchiveError, shown, type ArchiveLimits } from './archive-limits.ts';
 import { byBytes, taskIdFault } from './archive-names.ts';
 import { readTarGz } from './archive-tar.ts';
-import { Unpacker, type EntrySink } from './archive-unpack.ts';
+import { Unpacker, type EntrySink, type UnpackOptions } from './archive-unpack.ts';
 import { readZip } from './archive-zip.ts';
-import { readTask, TASK_TEXT_FILES } from './task-files.ts';
+import { maxTaskTextBytes, readTask } from './task-files.ts';
 import type { GitPolicy } from './task-repo.ts';
-import type { TaskSpec } from './task-spec.ts';
-
-/** Memory for their texts is at most this many times maxTextBytes. */
-const TASKS_READ_AT_ONCE = 8;
 
 export interface InspectOptions extends GitPolicy {
   /** Where a directory of the call's own is made; it is gone when the call ends, however it ends. */
@@ -26,15 +23,15 @@ export interface InspectOptions extends GitPolicy {
 }
 
 export interface InspectedArchive {
-  /** In the byte order of their ids. */
-  readonly tasks: readonly TaskSpec[];
+  readonly taskCount: number;
   /** Name of the agent's file at the root of agent_code/. */
   readonly agentEntry: string;
 }
 
 /**
  * Checks a whole archive (zip or tar.gz, by its first bytes) in bounded memory. Only the few files that say what a
- * task is reach the disk; everything else is read, checked and counted.
+ * task is reach the disk with their bytes; everything else is read, checked and counted. Tasks are read one after the
+ * other, none is kept, and other work of the process has its turn between them.
  * @throws ArchiveError that names the entry, file, line or field; the signal's reason when it was aborted.
  */
 export async function inspectArchive(
@@ -43,11 +40,11 @@ export async function inspectArchive(
   options: InspectOptions,
 ): Promise<InspectedArchive> {
   return withScratch(options.scratchDir, async (dir) => {
-    await unpackArchive(file, dir, limits, options.signal, (name) => TASK_TEXT_FILES.has(name));
+    await unpackArchive(file, dir, limits, options.signal, 'texts');
     const root = await findRoot(dir);
     const agentEntry = await readAgentEntry(root);
-    const tasks = await readTasks(root, limits, options);
-    return { tasks, agentEntry };
+    const taskIds = await checkTasks(root, limits, options);
+    return { taskCount: taskIds.length, agentEntry };
   });
 }
 
@@ -60,7 +57,7 @@ export interface SplitArchive {
   /** Bundle with the content of agent_code/ at its root. */
   readonly agent: { readonly file: string };
   /** Bundles with the content of tasks/<id>/ at their root, in the byte order of the ids. */
-  readonly tasks: readonly { readonly spec: TaskSpec; readonly file: string }[];
+  readonly tasks: readonly { readonly taskId: string; readonly file: string }[];
 }
 
 /**
@@ -71,10 +68,10 @@ export interface SplitArchive {
 export async function splitArchive(file: string, limits: ArchiveLimits, options: SplitOptions): Promise<SplitArchive> {
   const { outDir, signal } = options;
   return withScratch(options.scratchDir, async (dir) => {
-    await unpackArchive(file, dir, limits, signal, () => true);
+    await unpackArchive(file, dir, limits, signal, 'everything');
     const root = await findRoot(dir);
     await readAgentEntry(root);
-    const specs = await readTasks(root, limits, options);
+    const taskIds = await checkTasks(root, limits, options);
     const madeDir = await mkdir(outDir, { recursive: true });
     const written: string[] = [];
     const bundle = async (name: string, content: string): Promise<string> => {
@@ -86,9 +83,9 @@ export async function splitArchive(file: string, limits: ArchiveLimits, options:
     };
     try {
       const agent = { file: await bundle('agent.tar.gz', join(root, 'agent_code')) };
-      const tasks: { spec: TaskSpec; file: string }[] = [];
-      for (const [index, spec] of specs.entries()) {
-        tasks.push({ spec, file: await bundle(`task-${index}.tar.gz`, join(root, 'tasks', spec.taskId)) });
+      const tasks: { taskId: string; file: string }[] = [];
+      for (const [index, taskId] of taskIds.entries()) {
+        tasks.push({ taskId, file: await bundle(`task-${index}.tar.gz`, join(root, 'tasks', taskId)) });
       }
       return { agent, tasks };
     } catch (error) {
@@ -113,7 +110,12 @@ export async function extractBundle(
   await mkdir(dir, { recursive: true });
   if ((await readdir(dir)).length > 0) throw new Error(`${dir}: must be empty before a bundle is unpacked there`);
   try {
-    await using unpacker = new Unpacker(dir, { limits, archiveBytes: null, keep: () => true });
+    await using unpacker = new Unpacker(dir, {
+      limits,
+      archiveBytes: null,
+      keep: 'everything',
+      maxTextBytes: () => null,
+    });
     await readTarGz(source, unpacker, { limits, archiveBytes: null, signal });
   } catch (error) {
     await rm(dir, { recursive: true, force: true });
@@ -137,17 +139,28 @@ async function unpackArchive(
   dir: string,
   limits: ArchiveLimits,
   signal: AbortSignal,
-  keep: (name: string) => boolean,
+  keep: UnpackOptions['keep'],
 ): Promise<void> {
   signal.throwIfAborted();
   const archiveBytes = (await stat(file)).size;
   if (archiveBytes > limits.maxArchiveBytes)
     throw new ArchiveError(`the archive is over ${limits.maxArchiveBytes} bytes`);
   const format = await detectFormat(file);
-  await using unpacker = new Unpacker(dir, { limits, archiveBytes, keep });
+  await using unpacker = new Unpacker(dir, {
+    limits,
+    archiveBytes,
+    keep,
+    maxTextBytes: (path) => maxTextBytes(path, limits),
+  });
   const sink: EntrySink = unpacker;
   if (format === 'zip') await readZip(file, sink, { limits, signal });
   else await readTarGz(createReadStream(file), sink, { limits, archiveBytes, signal });
+}
+
+/** Only what readTask will read: tasks/<id>/NAME at the root or one directory down. See findRoot. */
+function maxTextBytes(path: readonly string[], limits: ArchiveLimits): number | null {
+  const [tasks, , name, ...more] = path[0] === 'tasks' || path[0] === 'agent_code' ? path : path.slice(1);
+  return tasks === 'tasks' && name !== undefined && more.length === 0 ? maxTaskTextBytes(name, limits) : null;
 }
 
 async function detectFormat(file: string): Promise<'zip' | 'tar.gz'> {
@@ -198,30 +211,27 @@ async function readAgentEntry(root: string): Promise<string> {
   return entry;
 }
 
-async function readTasks(root: string, limits: ArchiveLimits, options: InspectOptions): Promise<readonly TaskSpec[]> {
+/** Reads every task as it will be read to be run. @returns their ids in byte order; more is not kept in memory. */
+async function checkTasks(root: string, limits: ArchiveLimits, options: InspectOptions): Promise<readonly string[]> {
   const ids = (await readdir(join(root, 'tasks'))).sort(byBytes);
   if (ids.length === 0) throw new ArchiveError('tasks/: is empty; it must contain a directory per task');
   if (ids.length > limits.maxTasks) throw new ArchiveError(`tasks/: has more than ${limits.maxTasks} tasks`);
-  const tasks: TaskSpec[] = [];
-  for (let from = 0; from < ids.length; from += TASKS_READ_AT_ONCE) {
+  for (const id of ids) {
+    // Parsing is synchronous; the file system alone does not let timers and requests have their turn.
+    await setImmediate();
     options.signal.throwIfAborted();
-    const slice = ids.slice(from, from + TASKS_READ_AT_ONCE);
-    // All settle before the first fault is reported: it is the same every time, and no read is left behind.
-    for (const read of await Promise.allSettled(slice.map((id) => readOneTask(root, id, limits, options)))) {
-      if (read.status === 'rejected') throw read.reason;
-      tasks.push(read.value);
-    }
+    await checkTask(root, id, limits, options);
   }
-  return tasks;
+  return ids;
 }
 
-async function readOneTask(root: string, id: string, limits: ArchiveLimits, policy: GitPolicy): Promise<TaskSpec> {
+async function checkTask(root: string, id: string, limits: ArchiveLimits, policy: GitPolicy): Promise<void> {
   const dir = join(root, 'tasks', id);
   const fault = taskIdFault(id);
   if (fault !== null) throw new ArchiveError(`tasks/${shown(id)}: not a task id: ${fault}`);
   if (!(await isDirectory(dir)))
     throw new ArchiveError(`tasks/${id}: is a file; tasks/ must contain a directory per task`);
-  return readTask(dir, id, limits, policy);
+  await readTask(dir, id, limits, policy);
 }
 
 async function isDirectory(path: string): Promise<boolean> {

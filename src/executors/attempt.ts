@@ -8,7 +8,7 @@ import type { Blobs } from '../blobs.ts';
 import type { CommandContext, CommandHandler } from '../commands/handle.ts';
 import { taskDecider, type TaskCommand, type TaskEnd, type TaskResult } from '../commands/task.ts';
 import type { Config } from '../config.ts';
-import { CodedError } from '../errors.ts';
+import { CodedError, messageOf } from '../errors.ts';
 import type { Event, StoredOutput } from '../events.ts';
 import { subjects } from '../streams.ts';
 import { extractBundle } from './archive.ts';
@@ -16,7 +16,7 @@ import type { ArchiveLimits } from './archive-limits.ts';
 import { evaluateTask, type TaskOutcome } from './evaluate.ts';
 import type { Sandbox } from './sandbox/sandbox.ts';
 import { patiently } from './patience.ts';
-import type { StepReporter } from './steps.ts';
+import { cutText, type StepReporter } from './steps.ts';
 import { readTask } from './task-files.ts';
 import type { WorkDirs } from './work-dirs.ts';
 
@@ -58,6 +58,26 @@ export async function runAttempt(
   cancelled: () => boolean,
 ): Promise<TaskEnd> {
   const { batchId, taskId } = dispatch;
+  const { state } = await ports.handler.read(taskDecider, subjects.task(batchId, taskId));
+  if (state.end) return state.end;
+  const workDir = await ports.workDirs.create(batchId, taskId);
+  try {
+    // Before the attempt begins: a machine that cannot even do this must not use up the task's attempts.
+    const dirs = await fetchBundles(ports, dispatch, workDir, signal);
+    return await attemptIn(ports, dispatch, dirs, signal, cancelled);
+  } finally {
+    await ports.workDirs.remove(workDir);
+  }
+}
+
+async function attemptIn(
+  ports: AttemptPorts,
+  dispatch: Dispatch,
+  dirs: AttemptDirs,
+  signal: AbortSignal,
+  cancelled: () => boolean,
+): Promise<TaskEnd> {
+  const { batchId, taskId } = dispatch;
   const { config, session, sandbox } = ports;
   const started = await command(ports, {
     type: 'StartAttempt',
@@ -72,9 +92,8 @@ export async function runAttempt(
   if (started.kind !== 'started') throw new AttemptReplacedError();
   const { attempt } = started;
   const startedAtMs = ports.now();
-  const workDir = await ports.workDirs.create(batchId, taskId, attempt);
   try {
-    const outcome = await evaluate(ports, dispatch, attempt, workDir, signal);
+    const outcome = await evaluate(ports, dispatch, attempt, dirs, signal);
     if (outcome.cause === 'cancelled' && !cancelled()) signal.throwIfAborted();
     const patch = outcome.patch ? await store(ports, outcome.patch) : null;
     const finished = await command(ports, {
@@ -86,25 +105,64 @@ export async function runAttempt(
       reward: outcome.reward,
       cause: outcome.cause,
       error: outcome.error,
-      warnings: outcome.warnings.map((warning) => warning.slice(0, 4096)),
+      warnings: outcome.warnings.map((warning) => cutText(warning)),
       patch,
       durationMs: Math.max(0, ports.now() - startedAtMs),
     });
     if (finished.kind !== 'ended') throw new AttemptReplacedError();
     return finished.end;
-  } finally {
-    await ports.workDirs.remove(workDir);
+  } catch (error) {
+    if (!(error instanceof AttemptReplacedError)) await handBack(ports, { batchId, taskId, attempt }, signal, error);
+    throw error;
   }
+}
+
+/** Leaves word why the attempt came to nothing. That fails where the log is away: then the executor counts as lost. */
+async function handBack(
+  ports: AttemptPorts,
+  key: { batchId: string; taskId: string; attempt: number },
+  signal: AbortSignal,
+  error: unknown,
+): Promise<void> {
+  const why = signal.aborted
+    ? ({ cause: 'cancelled', reason: 'the executor was stopped' } as const)
+    : ({ cause: 'infrastructure', reason: cutText(messageOf(error)) } as const);
+  const context = contextOf(ports);
+  const subject = subjects.task(key.batchId, key.taskId);
+  await ports.handler
+    .handle(taskDecider, subject, { type: 'HandBack', ...key, ...why }, context)
+    .catch(() => undefined);
+}
+
+interface AttemptDirs {
+  readonly bundleDir: string;
+  readonly agentDir: string;
+  /** What the steps work in: beside the bundle, so that the hidden tests lie outside of it. */
+  readonly stepsDir: string;
+}
+
+async function fetchBundles(
+  { bundles, limits }: AttemptPorts,
+  dispatch: Dispatch,
+  workDir: string,
+  signal: AbortSignal,
+): Promise<AttemptDirs> {
+  const at = (name: string): string => join(workDir, name);
+  const dirs = { bundleDir: at('bundle'), agentDir: at('agent'), stepsDir: at('work') };
+  for (const dir of Object.values(dirs)) await mkdir(dir, { mode: 0o700 });
+  await extractBundle(bundles.get(dispatch.bundle, signal), dirs.bundleDir, limits, signal);
+  await extractBundle(bundles.get(dispatch.agentBundle, signal), dirs.agentDir, limits, signal);
+  return dirs;
 }
 
 async function evaluate(
   ports: AttemptPorts,
   dispatch: Dispatch,
   attempt: number,
-  workDir: string,
+  { bundleDir, agentDir, stepsDir }: AttemptDirs,
   signal: AbortSignal,
 ): Promise<TaskOutcome> {
-  const { config, bundles, limits, sandbox, nodeBinary, now } = ports;
+  const { config, limits, sandbox, nodeBinary, now } = ports;
   const { gitProtocols, gitHosts } = config;
   const timeouts = {
     cloneMs: config.cloneTimeoutSecs * 1000,
@@ -112,15 +170,6 @@ async function evaluate(
     agentMs: config.agentTimeoutSecs * 1000,
     testMs: config.testTimeoutSecs * 1000,
   };
-  // Beside the directory that the steps work in, so that the hidden tests lie outside of it.
-  const [bundleDir, agentDir, stepsDir] = ['bundle', 'agent', 'work'].map((name) => join(workDir, name)) as [
-    string,
-    string,
-    string,
-  ];
-  for (const dir of [bundleDir, agentDir, stepsDir]) await mkdir(dir, { mode: 0o700 });
-  await extractBundle(bundles.get(dispatch.bundle, signal), bundleDir, limits, signal);
-  await extractBundle(bundles.get(dispatch.agentBundle, signal), agentDir, limits, signal);
   const spec = await readTask(bundleDir, dispatch.taskId, limits, { gitProtocols, gitHosts });
   return evaluateTask(
     {
@@ -144,7 +193,7 @@ function reporter(ports: AttemptPorts, { batchId, taskId }: Dispatch, attempt: n
   const key = { batchId, taskId, attempt };
   return {
     async stepStarted({ step, kind, name, timeoutMs }) {
-      await record(ports, { type: 'StartStep', ...key, step, kind, name: name.slice(0, 1024), timeoutMs });
+      await record(ports, { type: 'StartStep', ...key, step, kind, name, timeoutMs });
     },
     async stepFinished({ step, kind, name, exitCode, signal, durationMs, cause, error, ...output }) {
       const { outputFile, outputBytes, omittedBytes } = output;
@@ -156,7 +205,7 @@ function reporter(ports: AttemptPorts, { batchId, taskId }: Dispatch, attempt: n
         ...key,
         step,
         kind,
-        name: name.slice(0, 1024),
+        name,
         ...how,
         output: stored,
       });
@@ -178,11 +227,11 @@ async function record(ports: AttemptPorts, step: TaskCommand): Promise<void> {
 }
 
 async function command(ports: AttemptPorts, taskCommand: TaskCommand): Promise<TaskResult> {
-  const context: CommandContext = {
-    actor: `executor:${ports.config.executorId}`,
-    commandId: ports.newId(),
-    nowMs: ports.now(),
-  };
+  const context = contextOf(ports);
   const subject = subjects.task(taskCommand.batchId, taskCommand.taskId);
   return (await patiently(() => ports.handler.handle(taskDecider, subject, taskCommand, context), ports.stop)).result;
+}
+
+function contextOf(ports: AttemptPorts): CommandContext {
+  return { actor: `executor:${ports.config.executorId}`, commandId: ports.newId(), nowMs: ports.now() };
 }

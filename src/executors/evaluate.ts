@@ -1,10 +1,11 @@
 /**
  * Runs one attempt of one task on this machine: clone, checkout, install, agent, tests, each a step that is reported
  * when it starts and when it ends. It knows nothing of the log: what happened goes to the reporter, the verdict to
- * the caller. Every process of a step is dead before the next one begins, and the hidden tests are written only then.
+ * the caller. The hidden tests are written when the agent's processes are dead, as far as the sandbox can find them: in
+ * SANDBOX=process one that sheds every mark on purpose can survive its step.
  */
 import { constants } from 'node:fs';
-import { copyFile, cp, mkdir, readFile, readdir, stat } from 'node:fs/promises';
+import { copyFile, cp, lstat, mkdir, readFile, readdir, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { messageOf } from '../errors.ts';
 import type { FailureCause } from '../events.ts';
@@ -13,7 +14,7 @@ import { type AgentCommand, type AgentPlan, planAgent } from './agent.ts';
 import { GitError, type GitLimits } from './git-run.ts';
 import { checkout, fetchCommit } from './git.ts';
 import { patchSince } from './patch.ts';
-import { readReward, rewardOf } from './reward.ts';
+import { givesReward, readReward, rewardOf } from './reward.ts';
 import { Ended, type StepPorts, StepRunner, cutText } from './steps.ts';
 import type { TaskSpec, TestSpec } from './task-spec.ts';
 import { ensureRealDirectory, removeForced, writeTestFiles } from './test-files.ts';
@@ -85,6 +86,8 @@ class Attempt {
   readonly #warnings: string[] = [];
   #patch: TaskOutcome['patch'] = null;
   #testsPassed = 0;
+  /** The last valid reward that a test gave, and which test that was. */
+  #given: { readonly value: number; readonly by: string } | null = null;
 
   constructor(input: TaskInput, ports: StepPorts) {
     this.#input = input;
@@ -123,12 +126,7 @@ class Attempt {
         writable: [dirs.repo],
       });
     }
-    // The agent gets a copy of HOME: what it leaves there must not reach the tests.
-    await cp(dirs.home, dirs.agentHome, {
-      recursive: true,
-      mode: constants.COPYFILE_FICLONE,
-      verbatimSymlinks: true,
-    });
+    await this.#copyHome();
     const agentFault = await this.#runAgent(installMs);
     const changed = await this.#takePatch(commit);
     await this.#writeTests();
@@ -187,6 +185,20 @@ class Attempt {
   ): Promise<void> {
     const result = await this.#runner.command('install', command, timeoutMs, { ...room, network: 'egress' }, 'install');
     if (result.cause !== null) throw new Ended(result.cause, `install ${command.name}: ${result.error}`);
+  }
+
+  /** The agent gets a copy of HOME: what it leaves there must not reach the tests. Pipes and sockets are left out. */
+  async #copyHome(): Promise<void> {
+    const { home, agentHome } = this.#dirs;
+    const mode = constants.COPYFILE_FICLONE;
+    try {
+      await ensureRealDirectory(home);
+      await removeForced(agentHome);
+      await cp(home, agentHome, { recursive: true, mode, verbatimSymlinks: true, filter: isCopyable });
+    } catch (error) {
+      if (isOurs(error)) throw error;
+      throw new Ended('install', `HOME could not be copied after the install commands: ${messageOf(error)}`);
+    }
   }
 
   /** Returns why the agent failed; null if it ended well. */
@@ -262,23 +274,26 @@ class Attempt {
       if (isOurs(error)) throw error;
       throw new Ended('tests', `the tests could not be written into the repository: ${messageOf(error)}`);
     }
-    await removeForced(dirs.reward);
-    await mkdir(dirs.reward);
   }
 
   /** Runs every test, also after one that failed. Returns why they did not all pass. */
   async #runTests(): Promise<string | null> {
-    const { spec } = this.#input;
+    const { spec, bundleDir } = this.#input;
     const { repo, home, reward } = this.#dirs;
     const timeoutMs = this.#timeoutMs('testMs', spec.timeouts.testSecs);
-    const room = { home, writable: [repo, reward], network: 'none' } as const;
     const faults: string[] = [];
     for (const test of spec.tests) {
-      const command = { name: test.name, argv: argvOf(test, repo), cwd: repo, env: { REWARD_DIR: reward } };
+      const rewards = await givesReward(test, join(bundleDir, 'tests'));
+      await removeForced(reward);
+      if (rewards) await mkdir(reward);
+      const env: Record<string, string> = rewards ? { REWARD_DIR: reward } : {};
+      const room = { home, writable: rewards ? [repo, reward] : [repo], network: 'none' } as const;
+      const command = { name: test.name, argv: argvOf(test, repo), cwd: repo, env };
       const result = await this.#runner.command('tests', command, timeoutMs, room, 'tests');
       if (result.cause === null) this.#testsPassed += 1;
       else faults.push(`${test.name}: ${result.error}`);
       if (result.warning !== null) this.#warnings.push(`${test.name}: ${result.warning}`);
+      if (rewards) await this.#takeReward(test.name);
       // A test may have removed or replaced the directory that the next one starts in.
       await ensureRealDirectory(repo);
     }
@@ -286,15 +301,24 @@ class Attempt {
     return faults.length === 0 ? null : `${faults.length} of ${spec.tests.length} tests failed; ${faults[0]}`;
   }
 
-  async #judge(
+  async #takeReward(by: string): Promise<void> {
+    const { value, warning } = await readReward(this.#dirs.reward);
+    if (value !== null) this.#given = { value, by };
+    if (warning !== null) this.#warnings.push(`${by}: ${warning}`);
+  }
+
+  #judge(
     testFault: string | null,
     agentFault: { readonly cause: FailureCause; readonly error: string } | null,
     changed: boolean,
-  ): Promise<TaskOutcome> {
-    const given = await readReward(this.#dirs.reward);
-    if (given.warning !== null) this.#warnings.push(given.warning);
+  ): TaskOutcome {
+    const given = this.#given;
     const passed = testFault === null;
-    const reward = rewardOf(passed, given.value);
+    const reward = rewardOf(passed, given?.value ?? null);
+    if (!passed && given !== null && given.value > 0) {
+      const kept = reward > 0 ? '' : ', which counts as 0';
+      this.#warnings.push(`partial reward ${given.value} from ${cutText(given.by)} on a task that failed${kept}`);
+    }
     if (passed) {
       if (agentFault) this.#warnings.push(`the tests passed although the agent failed: ${agentFault.error}`);
       return this.#outcome({ passed, reward, cause: null, error: null });
@@ -312,6 +336,12 @@ function argvOf(test: TestSpec, repo: string): readonly [string, ...string[]] {
     case 'command':
       return ['sh', '-e', '-c', test.command];
   }
+}
+
+/** Whether a file can be copied: opening a pipe or a socket would wait or fail. */
+async function isCopyable(path: string): Promise<boolean> {
+  const found = await lstat(path).catch(() => null);
+  return found !== null && (found.isFile() || found.isDirectory() || found.isSymbolicLink());
 }
 
 async function readManifest(path: string): Promise<string | null> {

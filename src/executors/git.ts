@@ -5,11 +5,11 @@
  */
 import { constants } from 'node:fs';
 import { cp, mkdir, rm } from 'node:fs/promises';
-import { lookup } from 'node:dns/promises';
-import { BlockList, isIP } from 'node:net';
+import { isIP } from 'node:net';
 import { join } from 'node:path';
 import { CodedError } from '../errors.ts';
 import { type Git, type GitErrorCode, type GitLimits, gitError, openGit } from './git-run.ts';
+import { addressesOf, isPublicAddress } from './public-address.ts';
 import { checkCommit, checkRepo } from './task-repo.ts';
 
 /** What to fetch, and by which rules. */
@@ -71,9 +71,9 @@ export async function fetchCommit(options: FetchOptions): Promise<FetchedCommit>
   const fault = commit === undefined ? null : checkCommit(commit);
   if (fault && 'fault' in fault) throw gitError('git_bad_commit', `base_commit ${fault.fault}`);
   const url = checked.value;
-  const pinning = await pinHost(url, options.hosts);
 
   await using git = await openGit(options);
+  const pinning = await pinHost(url, options);
   const place = `clone of ${url}`;
   await initialize(git, storeDir, commit, ['--bare']);
   const fetch = (...args: string[]) =>
@@ -153,29 +153,18 @@ async function resolve(git: Git, storeDir: string, name: string, url: string): P
  * addresses, and curl gets exactly those, so that a second answer of the name server cannot change them. Redirects
  * are refused unless the host is one the operator named or a forge known to redirect to itself.
  */
-async function pinHost(url: string, hosts: readonly string[]): Promise<string[]> {
+async function pinHost(url: string, options: FetchOptions): Promise<string[]> {
   const place = parsePlace(url);
   if (place === null) return [];
-  if (hosts.length > 0 || FORGES.has(place.host)) return ['-c', 'http.followRedirects=initial'];
-  const addresses = isIP(place.host) ? [place.host] : await addressesOf(place.host, url);
-  const hidden = addresses.find((address) => !isPublicAddress(address));
-  if (hidden !== undefined) {
-    throw gitError(
-      'git_refused',
-      `${place.host} is at ${hidden}, which is no public address; name the host in GIT_HOSTS`,
-    );
+  if (options.hosts.length > 0 || FORGES.has(place.host)) return ['-c', 'http.followRedirects=initial'];
+  const addresses = isIP(place.host) ? [place.host] : await addressesOf(place.host, options);
+  // The message is public and must not tell what our name server knows.
+  if (!addresses.every(isPublicAddress)) {
+    throw gitError('git_refused', `the host ${place.host} is at a private address; name it in GIT_HOSTS to allow that`);
   }
   const resolved = addresses.map((address) => (isIP(address) === 6 ? `[${address}]` : address)).join(',');
   const pin = isIP(place.host) ? [] : ['-c', `http.curloptResolve=${place.host}:${place.port}:${resolved}`];
   return ['-c', 'http.followRedirects=false', ...pin];
-}
-
-async function addressesOf(host: string, url: string): Promise<string[]> {
-  try {
-    return (await lookup(host, { all: true })).map(({ address }) => address);
-  } catch (error) {
-    throw gitError('git_network', `clone of ${url}: the host ${host} has no address`, String(error));
-  }
 }
 
 /** Host and port of an address; null for a local one. */
@@ -186,41 +175,4 @@ function parsePlace(url: string): { host: string; port: string } | null {
   if (protocol === undefined || protocol === 'file') return null;
   const host = (scp?.[1] ?? plain?.[2] ?? '').toLowerCase().replace(/^\[|\]$/g, '');
   return { host, port: plain?.[3] ?? (protocol === 'http' ? '80' : '443') };
-}
-
-/** Whether an address is one of the public internet: not loopback, private, link-local, shared or reserved (RFC 6890). */
-export function isPublicAddress(address: string): boolean {
-  const version = isIP(address);
-  if (version === 0) return false;
-  return !NOT_PUBLIC.check(address, version === 6 ? 'ipv6' : 'ipv4');
-}
-
-const NOT_PUBLIC = notPublic();
-
-function notPublic(): BlockList {
-  const list = new BlockList();
-  for (const [net, prefix] of [
-    ['0.0.0.0', 8],
-    ['10.0.0.0', 8],
-    ['100.64.0.0', 10],
-    ['127.0.0.0', 8],
-    ['169.254.0.0', 16],
-    ['172.16.0.0', 12],
-    ['192.0.0.0', 24],
-    ['192.168.0.0', 16],
-    ['198.18.0.0', 15],
-    ['224.0.0.0', 3],
-  ] as const) {
-    list.addSubnet(net, prefix, 'ipv4');
-  }
-  for (const [net, prefix] of [
-    ['::', 96],
-    ['64:ff9b::', 96],
-    ['fc00::', 7],
-    ['fe80::', 10],
-    ['ff00::', 8],
-  ] as const) {
-    list.addSubnet(net, prefix, 'ipv6');
-  }
-  return list;
 }

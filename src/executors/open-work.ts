@@ -57,6 +57,7 @@ export class OpenWork {
       case 'StepStarted':
       case 'StepFinished':
       case 'TaskFinished':
+      case 'TaskHandedBack':
       case 'TaskAbandoned':
       case 'WhitelistChanged':
       case 'WhitelistRefreshFailed':
@@ -90,6 +91,11 @@ export class OpenWorkFollower {
   readonly view = new OpenWork();
   #position = 0;
   #caughtUp = false;
+
+  /** Until the newest event of each aggregate has been seen the view is no prefix of the log, and decides nothing. */
+  get caughtUp(): boolean {
+    return this.#caughtUp;
+  }
 
   async run(log: EventLog, signal: AbortSignal): Promise<void> {
     const filters = [subjects.allBatches, subjects.allSubmissions];

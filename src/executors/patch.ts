@@ -4,9 +4,9 @@
  * private index, and git never walks into a repository below the work tree, whose configuration it would obey.
  */
 import { closeSync, constants, openSync, writeSync } from 'node:fs';
-import { access, copyFile, lstat, open, readdir, rm } from 'node:fs/promises';
+import { access, copyFile, lstat, open, opendir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
-import { type Git, type GitLimits, openGit } from './git-run.ts';
+import { type Git, type GitLimits, gitError, openGit } from './git-run.ts';
 import type { KeptOutput } from './output.ts';
 
 export interface PatchOptions extends GitLimits {
@@ -19,7 +19,14 @@ export interface PatchOptions extends GitLimits {
   readonly outFile: string;
   /** A longer patch is cut there. */
   readonly maxBytes: number;
+  /** Most files that are looked at, and most bytes of their names; more is a GitError. */
+  readonly maxPaths?: number;
+  readonly maxPathBytes?: number;
 }
+
+const DEFAULT_MAX_PATHS = 100_000;
+const DEFAULT_MAX_PATH_BYTES = 32 * 1024 * 1024;
+const PLACE = 'patch of the agent';
 
 /**
  * Writes the patch; zero bytes mean that nothing changed. Left out are files ignored by the work tree's .gitignore
@@ -27,33 +34,35 @@ export interface PatchOptions extends GitLimits {
  */
 export async function patchSince(options: PatchOptions): Promise<KeptOutput> {
   const { dir, baseDir } = options;
-  await using git = await openGit(options);
+  const bounds = new Bounds(options);
+  await using git = await openGit({ ...options, signal: bounds.signal });
   const index = join(git.scratch, 'index');
   await copyFile(join(baseDir, 'index'), index);
-  const place = 'patch of the agent';
   const run = (args: readonly string[], more: { stdin?: string; stdout?: (chunk: Buffer) => void } = {}) =>
     git.run({
-      place,
+      place: PLACE,
       args: [`--git-dir=${baseDir}`, `--work-tree=${dir}`, '--literal-pathspecs', ...args],
       cwd: dir,
       env: { GIT_INDEX_FILE: index },
       ...more,
     });
 
-  const tracked = (await listPaths(run, ['ls-files', '-z', '--stage']))
+  const tracked = (await listPaths(run, bounds, ['ls-files', '-z', '--stage']))
     .filter((line) => !line.startsWith('160000 '))
     .map((line) => line.slice(line.indexOf('\t') + 1));
-  const untracked = await listPaths(run, ['ls-files', '-z', '--others', '--exclude-standard']);
+  const untracked = await listPaths(run, bounds, ['ls-files', '-z', '--others', '--exclude-standard']);
   const present: string[] = [];
   const gone: string[] = [];
   const known = new Map<string, boolean>();
   for (const path of tracked) {
+    bounds.check();
     const kind = await kindOf(dir, path, known);
     if (kind === 'file') present.push(path);
     else if (kind === 'none') gone.push(path);
   }
   for (const path of untracked) {
-    if (path.endsWith('/')) await collectFiles(dir, path.slice(0, -1), present);
+    bounds.check();
+    if (path.endsWith('/')) await collectFiles(dir, path.slice(0, -1), present, known, bounds);
     else if ((await kindOf(dir, path, known)) === 'file') present.push(path);
   }
   await updateIndex(git, run, ['--force-remove'], gone);
@@ -85,9 +94,50 @@ type Run = (args: readonly string[], more?: { stdin?: string; stdout?: (chunk: B
 /** Names are bytes to git; latin1 carries them through unchanged. */
 const NAMES = 'latin1';
 
-async function listPaths(run: Run, args: readonly string[]): Promise<string[]> {
+/** What an agent can make large: how many files there are, how long their names, how long all that takes. */
+class Bounds {
+  readonly signal: AbortSignal;
+  readonly #overflow = new AbortController();
+  readonly #deadline: number;
+  readonly #timeoutMs: number;
+  #paths: number;
+  #bytes: number;
+
+  constructor(options: PatchOptions) {
+    this.signal = AbortSignal.any([options.signal, this.#overflow.signal]);
+    this.#timeoutMs = options.timeoutMs;
+    this.#deadline = performance.now() + options.timeoutMs;
+    this.#paths = options.maxPaths ?? DEFAULT_MAX_PATHS;
+    this.#bytes = options.maxPathBytes ?? DEFAULT_MAX_PATH_BYTES;
+  }
+
+  /** Counts names; returns whether they still fit. If not, running git is stopped and `check` throws. */
+  count(paths: number, bytes: number): boolean {
+    this.#paths -= paths;
+    this.#bytes -= bytes;
+    if (this.#paths >= 0 && this.#bytes >= 0) return true;
+    this.#overflow.abort(gitError('git_failed', `${PLACE}: there are too many files, or their names are too long`));
+    return false;
+  }
+
+  /** Throws a GitError for what does not fit or took too long, or why the caller cancelled. */
+  check(): void {
+    this.signal.throwIfAborted();
+    if (performance.now() < this.#deadline) return;
+    throw gitError('git_timeout', `${PLACE} took longer than ${this.#timeoutMs / 1000} s`);
+  }
+}
+
+async function listPaths(run: Run, bounds: Bounds, args: readonly string[]): Promise<string[]> {
   const chunks: Buffer[] = [];
-  await run(args, { stdout: (chunk) => void chunks.push(chunk) });
+  await run(args, {
+    stdout(chunk) {
+      let names = 0;
+      for (let at = chunk.indexOf(0); at >= 0; at = chunk.indexOf(0, at + 1)) names += 1;
+      if (bounds.count(names, chunk.length)) chunks.push(chunk);
+    },
+  });
+  bounds.check();
   return Buffer.concat(chunks).toString(NAMES).split('\0').filter(Boolean);
 }
 
@@ -119,11 +169,7 @@ async function isRealDirectory(dir: string, path: string, known: Map<string, boo
 const parentOf = (path: string) => path.slice(0, Math.max(0, path.lastIndexOf('/')));
 
 /** What stands at a path, without following a link anywhere on the way to it. */
-async function kindOf(
-  dir: string,
-  path: string,
-  known: Map<string, boolean> = new Map(),
-): Promise<'file' | 'unreadable' | 'none'> {
+async function kindOf(dir: string, path: string, known: Map<string, boolean>): Promise<'file' | 'unreadable' | 'none'> {
   if (!(await isRealDirectory(dir, parentOf(path), known))) return 'none';
   const stat = await lstat(diskPath(dir, path)).catch(() => null);
   if (stat?.isSymbolicLink()) return 'file';
@@ -136,13 +182,24 @@ async function kindOf(
 }
 
 /** The files of a repository inside the work tree, which git itself would take for a submodule. */
-async function collectFiles(dir: string, path: string, into: string[]): Promise<void> {
-  const names = await readdir(diskPath(dir, path), { encoding: 'buffer' }).catch(() => []);
-  for (const name of names.map((bytes) => bytes.toString(NAMES))) {
-    if (name.toLowerCase() === '.git') continue;
-    const inner = `${path}/${name}`;
-    const stat = await lstat(diskPath(dir, inner)).catch(() => null);
-    if (stat?.isDirectory()) await collectFiles(dir, inner, into);
-    else if ((await kindOf(dir, inner)) === 'file') into.push(inner);
+async function collectFiles(
+  dir: string,
+  path: string,
+  into: string[],
+  known: Map<string, boolean>,
+  bounds: Bounds,
+): Promise<void> {
+  const places = [path];
+  for (let place = places.pop(); place !== undefined; place = places.pop()) {
+    const entries = await opendir(diskPath(dir, place), { encoding: NAMES }).catch(() => []);
+    for await (const { name } of entries) {
+      bounds.count(1, place.length + name.length + 1);
+      bounds.check();
+      if (name.toLowerCase() === '.git') continue;
+      const inner = `${place}/${name}`;
+      const stat = await lstat(diskPath(dir, inner)).catch(() => null);
+      if (stat?.isDirectory()) places.push(inner);
+      else if ((await kindOf(dir, inner, known)) === 'file') into.push(inner);
+    }
   }
 }

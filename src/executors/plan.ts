@@ -20,6 +20,7 @@ import { ArchiveError, type ArchiveLimits } from './archive-limits.ts';
 import { consumeQueue, keepWorking } from './deliveries.ts';
 import type { Logger } from './logger.ts';
 import { OpenWorkFollower, type OpenBatch } from './open-work.ts';
+import { cutText } from './steps.ts';
 
 const DEFAULT_POOL = 'default';
 const TICK_MS = 500;
@@ -76,11 +77,10 @@ class Planner {
     while (!this.#signal.aborted) {
       await delay(TICK_MS, this.#signal);
       if (this.#signal.aborted) return;
-      try {
-        await this.#expire();
-        await this.#startNext();
-      } catch (error) {
-        this.#ports.logger.warn({ error: messageOf(error) }, 'looking for due work failed; trying again');
+      for (const look of [() => this.#expire(), () => this.#startNext()]) {
+        await look().catch((error: unknown) => {
+          this.#ports.logger.warn({ error: messageOf(error) }, 'looking for due work failed; trying again');
+        });
       }
     }
   }
@@ -111,6 +111,9 @@ class Planner {
     const subject = subjects.batch(batchId);
     const { state } = await handler.read(batchDecider, subject);
     if (state.phase !== 'approved') return;
+    // An archive that kills the planner each time must not hold up every batch behind it.
+    if (tries > MAX_PLANNING_TRIES)
+      return this.#reject(batchId, 'archive_unavailable', 'planning it never came to an end');
     const dir = await mkdtemp(join(scratchDir, 'plan-'));
     try {
       const planned = await this.#split(state.archiveHash, dir);
@@ -119,11 +122,15 @@ class Planner {
       const final = error instanceof ArchiveError || tries >= MAX_PLANNING_TRIES;
       if (!final || this.#signal.aborted) throw error;
       const code = error instanceof ArchiveError ? error.code : 'archive_unavailable';
-      const message = messageOf(error).slice(0, 4096);
-      await handler.handle(batchDecider, subject, { type: 'RejectBatch', batchId, code, message }, this.#context());
+      await this.#reject(batchId, code, cutText(messageOf(error)));
     } finally {
       await rm(dir, { recursive: true, force: true });
     }
+  }
+
+  async #reject(batchId: string, code: string, message: string): Promise<void> {
+    const command = { type: 'RejectBatch', batchId, code, message } as const;
+    await this.#ports.handler.handle(batchDecider, subjects.batch(batchId), command, this.#context());
   }
 
   async #split(archiveHash: string, dir: string): Promise<{ agentBundle: string; tasks: PlannedTask[] }> {
@@ -138,8 +145,8 @@ class Planner {
     const tasks: PlannedTask[] = [];
     for (let from = 0; from < split.tasks.length; from += STORE_CONCURRENCY) {
       signal.throwIfAborted();
-      const stored = split.tasks.slice(from, from + STORE_CONCURRENCY).map(async ({ spec, file: bundle }) => ({
-        taskId: spec.taskId,
+      const stored = split.tasks.slice(from, from + STORE_CONCURRENCY).map(async ({ taskId, file: bundle }) => ({
+        taskId,
         bundle: (await bundles.putFile(bundle)).digest,
         pool: DEFAULT_POOL,
       }));
@@ -149,6 +156,7 @@ class Planner {
   }
 
   async #startNext(): Promise<void> {
+    if (!this.#open.caughtUp) return;
     const open = this.#open.view.batches();
     let active = open.filter(({ phase }) => phase === 'running').length;
     for (const { batchId, phase } of await this.#inOrderOfApproval(open.filter((batch) => batch.phase !== 'running'))) {
@@ -177,6 +185,7 @@ class Planner {
   }
 
   async #expire(): Promise<void> {
+    if (!this.#open.caughtUp) return;
     const { handler, now } = this.#ports;
     const nowMs = now();
     for (const round of this.#open.view.dueRounds(nowMs)) {

@@ -7,6 +7,7 @@ import { constants } from 'node:fs';
 import { open } from 'node:fs/promises';
 import { join } from 'node:path';
 import { messageOf } from '../errors.ts';
+import type { TestSpec } from './task-spec.ts';
 
 /** A partial reward from 0 to 1; null when no valid one was given. */
 export interface FileReward {
@@ -37,8 +38,29 @@ export async function readReward(directory: string): Promise<FileReward> {
  * never 1, whatever a file says: a full reward that a failing test claims counts as none.
  */
 export function rewardOf(passed: boolean, fileValue: number | null): number {
-  if (!passed && fileValue === 1) return 0;
+  if (!passed && fileValue !== null && fileValue >= 1) return 0;
   return fileValue ?? (passed ? 1 : 0);
+}
+
+const REWARD_VARIABLE = 'REWARD_DIR';
+const MAX_SCRIPT_BYTES = 1024 * 1024;
+
+/**
+ * Whether a test's own text mentions REWARD_DIR: its command, or the first MiB of its script below `testsDir`. Only such
+ * a test may give a reward; in any other, a reward file could only come from the code under test.
+ */
+export async function givesReward(test: TestSpec, testsDir: string): Promise<boolean> {
+  switch (test.kind) {
+    case 'command':
+      return test.command.includes(REWARD_VARIABLE);
+    case 'script': {
+      await using file = await open(join(testsDir, test.path), constants.O_RDONLY | constants.O_NOFOLLOW);
+      const { size } = await file.stat();
+      const buffer = Buffer.alloc(Math.min(size, MAX_SCRIPT_BYTES));
+      const { bytesRead } = await file.read(buffer, 0, buffer.length, 0);
+      return buffer.subarray(0, bytesRead).includes(REWARD_VARIABLE);
+    }
+  }
 }
 
 async function readSmallFile(path: string): Promise<{ text: string } | { fault: string } | null> {
@@ -72,22 +94,34 @@ function parseJson(text: string): number | null {
   return typeof value === 'number' ? value : null;
 }
 
-/** What test programs print when they ran nothing, and a sign that something did run after all. */
+/** What a line says when a test program ran nothing, and a sign in any line that something did run after all. */
 const NOTHING_RAN: readonly (readonly [program: string, nothing: RegExp, something: RegExp | null])[] = [
-  ['unittest', /^Ran 0 tests in /m, /^Ran [1-9]\d* tests? in /m],
-  ['pytest', /^(?:=+ )?no tests ran\b/m, /\b[1-9]\d* passed\b/],
-  ['node:test', /^(?:#|ℹ) tests 0$/m, /^(?:#|ℹ) tests [1-9]/m],
-  ['mocha', /^\s*0 passing\b/m, /^\s*[1-9]\d* passing\b/m],
+  ['unittest', /^Ran 0 tests in /, /^Ran [1-9]\d* tests? in /],
+  ['pytest', /^(?:=+ )?no tests ran\b/, /\b[1-9]\d{0,9} passed\b/],
+  ['node:test', /^(?:#|ℹ) tests 0$/, /^(?:#|ℹ) tests [1-9]/],
+  ['mocha', /^\s*0 passing\b/, /^\s*[1-9]\d* passing\b/],
   [
     'go test',
-    /\[no test files\]|^testing: warning: no tests to run$|\[no tests to run\]/m,
-    /^ok\s(?!.*\[no tests to run\])/m,
+    /\[no test files\]|^testing: warning: no tests to run$|\[no tests to run\]/,
+    /^ok\s(?!.*\[no tests to run\])/,
   ],
-  ['jest', /^No tests found/m, /^Tests:.*[1-9]\d* passed/m],
+  ['jest', /^No tests found/, /^Tests:.*\b[1-9]\d{0,9} passed/],
 ];
 
-/** A warning if the output of a test that exited 0 says that it ran no test; else null. */
+/** How much of each end of an output is looked at, and the longest line: a stranger chose what the patterns meet. */
+const LOOKED_AT_CHARACTERS = 16_384;
+const MAX_LINE_CHARACTERS = 400;
+
+/** A warning if the output of a test that exited 0 says, near one of its ends, that it ran no test; else null. */
 export function zeroTestsWarning(output: string): string | null {
-  const hit = NOTHING_RAN.find(([, nothing, something]) => nothing.test(output) && !something?.test(output));
+  const lines = linesAtEnds(output);
+  const says = (pattern: RegExp) => lines.some((line) => pattern.test(line));
+  const hit = NOTHING_RAN.find(([, nothing, something]) => says(nothing) && !(something && says(something)));
   return hit ? `${hit[0]} exited 0 without running any test` : null;
+}
+
+function linesAtEnds(output: string): string[] {
+  const whole = output.length <= 2 * LOOKED_AT_CHARACTERS;
+  const ends = whole ? [output] : [output.slice(0, LOOKED_AT_CHARACTERS), output.slice(-LOOKED_AT_CHARACTERS)];
+  return ends.flatMap((end) => end.split(/\r?\n/)).filter((line) => line !== '' && line.length <= MAX_LINE_CHARACTERS);
 }

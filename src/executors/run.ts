@@ -4,6 +4,7 @@
  */
 import { batchDecider } from '../commands/batch.ts';
 import { taskDecider, type TaskEnd } from '../commands/task.ts';
+import { delay } from '../delay.ts';
 import { messageOf } from '../errors.ts';
 import type { EventLog } from '../log.ts';
 import type { Delivery, WorkQueue } from '../nats/work-queue.ts';
@@ -12,8 +13,11 @@ import { AttemptReplacedError, runAttempt, type AttemptPorts, type Dispatch } fr
 import { consumeQueue, keepWorking } from './deliveries.ts';
 import type { Logger } from './logger.ts';
 import { patiently } from './patience.ts';
+import { cutText } from './steps.ts';
 
 const RETRY_MS = { first: 500, max: 30_000 } as const;
+/** With the waits in between about eight minutes; hand-backs of executors that were stopped count as well. */
+const MAX_DELIVERIES = 20;
 
 export interface ExecutorPorts extends Omit<AttemptPorts, 'stop'> {
   readonly log: EventLog;
@@ -32,7 +36,9 @@ export async function runExecutor(
 ): Promise<void> {
   const ended = new AbortController();
   const batches = new EndedBatches();
-  const following = batches.follow(ports.log, ended.signal);
+  // From before the first pull on, so that no cancellation falls between reading a batch and watching it.
+  const after = await ports.log.lastSeq().catch(() => 0);
+  const following = batches.follow(ports.log, after, ended.signal);
   const executor = new Executor(ports, batches, signals);
   try {
     await Promise.all(Array.from({ length: slots }, () => executor.slot()));
@@ -46,8 +52,7 @@ export async function runExecutor(
 class EndedBatches {
   readonly #running = new Map<string, Set<AbortController>>();
 
-  async follow(log: EventLog, signal: AbortSignal): Promise<void> {
-    const after = await log.lastSeq().catch(() => 0);
+  async follow(log: EventLog, after: number, signal: AbortSignal): Promise<void> {
     for await (const { entry } of log.follow({ filters: [subjects.allBatches], after, signal })) {
       if (entry.type !== 'BatchCancelled' && entry.type !== 'BatchExpired') continue;
       for (const controller of this.#running.get(entry.data.batchId) ?? []) controller.abort();
@@ -74,6 +79,8 @@ class Executor {
   readonly #stop: AbortSignal;
   /** Stream sequences of the dispatches that run here. */
   readonly #running = new Set<number>();
+  /** Attempts in a row that failed through a fault of ours. */
+  #failures = 0;
 
   constructor(ports: ExecutorPorts, batches: EndedBatches, signals: { drain: AbortSignal; stop: AbortSignal }) {
     this.#ports = ports;
@@ -102,6 +109,7 @@ class Executor {
     try {
       await this.#run(entry.data);
       delivery.ack();
+      this.#failures = 0;
     } catch (error) {
       if (error instanceof AttemptReplacedError) {
         // An ack or nak from here would settle the message of the executor that has the task now.
@@ -116,10 +124,29 @@ class Executor {
         { ...fields, error: messageOf(error) },
         'the attempt failed through no fault of the task; trying again',
       );
+      if (deliveries >= MAX_DELIVERIES) return await this.#giveUp(entry.data, delivery, error);
       delivery.retryLater(Math.min(RETRY_MS.first * 2 ** deliveries, RETRY_MS.max));
+      // A machine that fails at once would otherwise be the quickest to take the next task, and spoil that as well.
+      this.#failures += 1;
+      await delay(Math.min(RETRY_MS.first * 2 ** this.#failures, RETRY_MS.max), this.#drain);
     } finally {
       this.#running.delete(entry.seq);
       stopHeartbeat();
+    }
+  }
+
+  /** Neither here nor elsewhere could the task be run: it must not wait for the end of its batch's time. */
+  async #giveUp(dispatch: Dispatch, delivery: Delivery, error: unknown): Promise<void> {
+    const { batchId, taskId } = dispatch;
+    const reason = cutText(`given up after ${MAX_DELIVERIES} tries; the last one failed: ${messageOf(error)}`);
+    const abandon = { type: 'AbandonTask', batchId, taskId, cause: 'infrastructure', reason } as const;
+    try {
+      const { handler } = this.#ports;
+      const { result } = await handler.handle(taskDecider, subjects.task(batchId, taskId), abandon, this.#context());
+      if (result.kind === 'ended') await this.#tellBatch(dispatch, result.end);
+      delivery.ack();
+    } catch {
+      delivery.retryLater(RETRY_MS.max);
     }
   }
 

@@ -10,6 +10,7 @@ import type { AgentCommand } from './agent.ts';
 import { GitError } from './git-run.ts';
 import { zeroTestsWarning } from './reward.ts';
 import type { Sandbox, SandboxResult } from './sandbox/sandbox.ts';
+import { ensureRealDirectory, removeForced } from './test-files.ts';
 
 /** A step that begins. `step` counts from 0 within the attempt. */
 export interface StepStart {
@@ -153,6 +154,9 @@ export class StepRunner {
     const step = this.#steps++;
     const name = cut(command.name, MAX_NAME_CHARACTERS);
     const tmp = join(tmpDir, String(step));
+    // A step before may have put something of that name there.
+    await ensureRealDirectory(tmpDir);
+    await removeForced(tmp);
     await mkdir(tmp);
     await this.#ports.reporter.stepStarted({ step, kind, name, timeoutMs: Math.ceil(timeoutMs) });
     const outputFile = join(outDir, `${step}.log`);

@@ -12,8 +12,19 @@ import type { GitPolicy } from './task-repo.ts';
 import type { TaskSpec, TestSpec } from './task-spec.ts';
 import { parseWorkspace, type WorkspaceFields } from './task-workspace.ts';
 
-/** Files of a task whose bytes decide what the task is; all others only count by their names. */
-export const TASK_TEXT_FILES: ReadonlySet<string> = new Set(['workspace.yaml', 'prompt.md', 'checks.txt']);
+/** The limit of a file of a task whose bytes decide what the task is; null for others, which only count by their names. */
+export function maxTaskTextBytes(name: string, limits: ArchiveLimits): number | null {
+  switch (name) {
+    case 'workspace.yaml':
+      return limits.maxWorkspaceBytes;
+    case 'prompt.md':
+      return limits.maxPromptBytes;
+    case 'checks.txt':
+      return limits.maxChecksBytes;
+    default:
+      return null;
+  }
+}
 
 /**
  * Reads and checks the task in `dir`. Commit and tests are read as they are written; the prompt is checked and stays
@@ -28,7 +39,7 @@ export async function readTask(
   const fault = taskIdFault(taskId);
   if (fault !== null) throw new ArchiveError(`tasks/${shown(taskId)}: not a task id: ${fault}`);
   const where = `tasks/${taskId}`;
-  const yaml = await readText(join(dir, 'workspace.yaml'), `${where}/workspace.yaml`, limits.maxTextBytes);
+  const yaml = await readText(join(dir, 'workspace.yaml'), `${where}/workspace.yaml`, limits.maxWorkspaceBytes);
   const fields = parseWorkspace(yaml, `${where}/workspace.yaml`, limits, policy);
   await readPrompt(dir, taskId, limits);
   const testFiles = await listTestFiles(dir, where);
@@ -92,7 +103,7 @@ async function chooseTests(
 
 async function readChecks(dir: string, where: string, limits: ArchiveLimits): Promise<readonly TestSpec[]> {
   const file = `${where}/checks.txt`;
-  const text = await readText(join(dir, 'checks.txt'), file, limits.maxTextBytes, '');
+  const text = await readText(join(dir, 'checks.txt'), file, limits.maxChecksBytes, '');
   return text.split(/\r?\n/).flatMap((line, index): TestSpec[] => {
     const command = line.trim();
     if (command === '' || command.startsWith('#')) return [];

@@ -4,7 +4,19 @@
  */
 import Type, { type Static } from 'typebox';
 import { Compile } from 'typebox/compile';
-import { isAlias, isMap, isNode, isScalar, LineCounter, parseDocument, visit, type Document, type Node } from 'yaml';
+import {
+  CST,
+  isAlias,
+  isMap,
+  isNode,
+  isScalar,
+  Lexer,
+  LineCounter,
+  parseDocument,
+  visit,
+  type Document,
+  type Node,
+} from 'yaml';
 import { messageOf } from '../errors.ts';
 import { ArchiveError, type ArchiveLimits } from './archive-limits.ts';
 import { checkCommit, checkRepo, type Checked, type GitPolicy } from './task-repo.ts';
@@ -47,7 +59,7 @@ const Workspace = Type.Object({
 type Workspace = Static<typeof Workspace>;
 const workspaceCheck = Compile(Workspace);
 
-/** Aliases may repeat nodes this often; more is only ever a bomb ("billion laughs"). */
+/** Aliases in a file, and nodes that they repeat; more is only ever a bomb ("billion laughs", or slow look-ups). */
 const MAX_ALIASES = 100;
 const MAX_INSTALL_COMMANDS = 100;
 const ENV_FAULT = 'must map names of letters, digits and underscores to text, numbers or booleans';
@@ -82,6 +94,7 @@ export interface WorkspaceFields {
  * @throws ArchiveError with `where:LINE` and the field.
  */
 export function parseWorkspace(text: string, where: string, limits: ArchiveLimits, policy: GitPolicy): WorkspaceFields {
+  boundParsing(text, where, limits);
   const file = new WorkspaceFile(text, where);
   const fields = file.fields();
   const checked = (key: string, result: Checked): string => {
@@ -174,6 +187,28 @@ function readEnv(
     return [name, value];
   });
   return Object.fromEntries(entries);
+}
+
+/**
+ * Refuses what would keep the parser busy: a token, however short, becomes objects of hundreds of bytes; an alias a look
+ * at every node before it. The lexer makes tokens one by one, so that this is over at the first one too many.
+ */
+function boundParsing(text: string, where: string, limits: ArchiveLimits): void {
+  let tokens = 0;
+  let aliases = 0;
+  let previous = '';
+  for (const token of new Lexer().lex(text)) {
+    tokens += 1;
+    if (tokens > limits.maxYamlTokens) {
+      throw new ArchiveError(
+        `${where}: has over ${limits.maxYamlTokens} YAML tokens; put long lists into files under tests/`,
+      );
+    }
+    // What follows the mark of a scalar is its text, whatever it begins with.
+    if (previous !== CST.SCALAR && token.startsWith('*')) aliases += 1;
+    if (aliases > MAX_ALIASES) throw new ArchiveError(`${where}:1: not valid YAML: too many aliases`);
+    previous = token;
+  }
 }
 
 type Path = readonly (string | number)[];

@@ -3,16 +3,18 @@
  * while its process lives, so that what a crash left can be told from what runs, and only the former is removed.
  */
 import { createHash } from 'node:crypto';
-import { mkdir, readdir, rename } from 'node:fs/promises';
+import { access, mkdir, mkdtemp, readdir, rename } from 'node:fs/promises';
+import { constants } from 'node:fs';
 import { join } from 'node:path';
 import { lockDataDir } from '../data-dir.ts';
+import { CodedError, messageOf } from '../errors.ts';
 import { removeForced } from './test-files.ts';
 
 export interface WorkDirs {
   /** For what the executor itself needs while a step runs. */
   readonly scratchDir: string;
   /** Makes the empty directory of an attempt. */
-  create(batchId: string, taskId: string, attempt: number): Promise<string>;
+  create(batchId: string, taskId: string): Promise<string>;
   /** Removes a directory, whatever modes a task has left in it. */
   remove(dir: string): Promise<void>;
   close(): Promise<void>;
@@ -20,8 +22,14 @@ export interface WorkDirs {
 
 /** Opens the directories of one executor session below `base`, and removes those of sessions that have died. */
 export async function openWorkDirs(base: string, session: string): Promise<WorkDirs> {
-  await mkdir(base, { recursive: true, mode: 0o700 });
-  await removeDead(base);
+  try {
+    await mkdir(base, { recursive: true, mode: 0o700 });
+    await access(base, constants.W_OK | constants.X_OK);
+    await removeDead(base);
+  } catch (error) {
+    const problem = `cannot use ${base}: ${messageOf(error)}; name a directory that this user can write to`;
+    throw new CodedError('workspace_not_writable', `WORKSPACE_BASE: ${problem}`, { cause: error });
+  }
   // Locked before it has the name that removeDead looks for, so that a process which starts just now cannot take it.
   const unnamed = join(base, `new-${session}`);
   const lock = lockDataDir(unnamed);
@@ -31,11 +39,9 @@ export async function openWorkDirs(base: string, session: string): Promise<WorkD
   await mkdir(scratchDir, { mode: 0o700 });
   return {
     scratchDir,
-    async create(batchId, taskId, attempt) {
+    async create(batchId, taskId) {
       const task = createHash('sha256').update(taskId).digest('hex').slice(0, 16);
-      const dir = join(sessionDir, `${batchId}-${task}-${attempt}`);
-      await mkdir(dir, { mode: 0o700 });
-      return dir;
+      return mkdtemp(join(sessionDir, `${batchId}-${task}-`));
     },
     remove: removeForced,
     async close() {

@@ -10,7 +10,7 @@ import websocket from '@fastify/websocket';
 import { type App, type Context, DEFAULT_LIMITS, type ServerLimits } from './context.ts';
 import { HttpError } from './errors.ts';
 import { createMetrics } from './metrics.ts';
-import { newRequestId, observe, refuseMalformed, sendRefusal } from './observe.ts';
+import { newRequestId, observe, refuseExpectation, refuseMalformed, sendRefusal } from './observe.ts';
 import { Outputs } from './outputs.ts';
 import type { HttpPorts } from './ports.ts';
 import { batchRoutes } from './routes/batches.ts';
@@ -24,6 +24,8 @@ import { websocketOptions, websocketRoutes } from './ws.ts';
 
 /** Bodies other than the archive. */
 const MAX_BODY_BYTES = 64 * 1024;
+/** Silence of a TCP connection before the first probe. */
+const KEEP_ALIVE_MS = 30_000;
 /** A task id has up to 255 characters of up to 4 bytes, each percent-encoded as 3 characters. */
 const MAX_PARAM_CHARS = 255 * 4 * 3;
 
@@ -45,8 +47,15 @@ export async function buildApp(ports: HttpPorts, options: AppOptions = {}): Prom
     genReqId: newRequestId,
     // At the level trace the multipart plugin logs all headers of the request, the signature among them.
     childLoggerFactory: (logger, bindings, own) => logger.child(bindings, { ...own, redact: ['busboyOptions'] }),
-    // Other offers, such as the h2c of Java's client, are not taken and must not keep a request from its answer.
-    http: { shouldUpgradeCallback: ({ headers }) => headers.upgrade?.toLowerCase() === 'websocket' },
+    http: {
+      // Finds peers that are gone without a word; they would hold their places for ever.
+      keepAlive: true,
+      keepAliveInitialDelay: KEEP_ALIVE_MS,
+      // Node refuses those without a body; the hook below does it in the contract's form.
+      requireHostHeader: false,
+      // Other offers, such as the h2c of Java's client, are not taken and must not keep a request from its answer.
+      shouldUpgradeCallback: ({ headers }) => headers.upgrade?.toLowerCase() === 'websocket',
+    },
     bodyLimit: MAX_BODY_BYTES,
     routerOptions: { maxParamLength: MAX_PARAM_CHARS },
     requestTimeout: limits.uploadTotalMs,
@@ -75,6 +84,12 @@ export async function buildApp(ports: HttpPorts, options: AppOptions = {}): Prom
   await app.register(multipart);
   await app.register(websocket, websocketOptions(app));
   observe(app, context);
+  app.server.on('checkExpectation', refuseExpectation);
+  app.addHook('onRequest', async ({ raw }) => {
+    if (raw.httpVersion === '1.1' && raw.headers.host === undefined) {
+      throw new HttpError(400, 'invalid_request', 'the header Host is missing; HTTP/1.1 requires it');
+    }
+  });
   // After the WebSocket plugin, which sets `ws` in a hook of its own.
   app.addHook('onRequest', async (request) => {
     if (request.ws && request.routeOptions.url !== '/ws') {

@@ -43,8 +43,15 @@ export interface ServerLimits {
   /** How long the rest of a refused body is read and thrown away, so that the client sees the answer. */
   readonly lingerMs: number;
   readonly eventStreams: number;
-  readonly sseHeartbeatMs: number;
+  /** Of one address; so one client cannot take all places. */
+  readonly eventStreamsPerAddress: number;
+  /** How often a followed stream without news says that it is alive. */
+  readonly heartbeatMs: number;
   readonly webSockets: number;
+  readonly webSocketsPerAddress: number;
+  /** Answers with much inlined text that are made at once, and how long one more waits to be. */
+  readonly largeViews: number;
+  readonly largeViewWaitMs: number;
   readonly pingMs: number;
   /** A WebSocket with more unsent bytes than this is a slow reader. */
   readonly webSocketBufferBytes: number;
@@ -56,10 +63,14 @@ export const DEFAULT_LIMITS: ServerLimits = {
   uploadsAtOnce: 32,
   lingerMs: 5_000,
   eventStreams: 256,
-  sseHeartbeatMs: 15_000,
+  eventStreamsPerAddress: 64,
+  heartbeatMs: 15_000,
   webSockets: 1024,
+  webSocketsPerAddress: 64,
+  largeViews: 4,
+  largeViewWaitMs: 10_000,
   pingMs: 30_000,
-  webSocketBufferBytes: 4 * 1024 ** 2,
+  webSocketBufferBytes: 256 * 1024,
 };
 
 export function uptimeSecs(ports: HttpPorts): number {

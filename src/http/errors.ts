@@ -32,6 +32,14 @@ export const errorResponses = { '4xx': ErrorBody, '5xx': ErrorBody } as const;
 /** Seconds after which a client may try again when the log cannot be reached. */
 const RETRY_LOG_SECS = 5;
 
+/** Seconds after which a client may try again when all places are taken. */
+const RETRY_BUSY_SECS = 10;
+
+/** 503: all places for what was asked are taken. */
+export function busy(message: string): HttpError {
+  return new HttpError(503, 'busy', message, { retryAfterSecs: RETRY_BUSY_SECS });
+}
+
 /** 503: the event log cannot be reached, so nothing can be decided. */
 export function logUnavailable(message: string, options?: ErrorOptions): HttpError {
   return new HttpError(503, 'log_unavailable', message, { ...options, retryAfterSecs: RETRY_LOG_SECS });
@@ -55,6 +63,10 @@ const STATUS_OF_CODE: ReadonlyMap<string, number> = new Map([
   ['blob_not_found', 404],
   ['log_unavailable', 503],
   ['log_conflict', 503],
+  ['contention', 503],
+  ['blob_unavailable', 503],
+  ['nonces_unavailable', 503],
+  ['read_model_closed', 503],
 ]);
 
 /** fastify's own refusals, by status. */

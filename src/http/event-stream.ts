@@ -18,26 +18,36 @@ export async function* asNdjson(entries: AsyncIterable<LogEntry>): AsyncIterable
 const SSE_RETRY_MS = 2_000;
 
 /**
- * `id` is the sequence, so that a browser resumes where it lost the connection; a comment now and then keeps proxies
- * from closing a quiet stream. Source: https://html.spec.whatwg.org/multipage/server-sent-events.html
+ * `id` is the sequence, so that a browser resumes where it lost the connection.
+ * Source: https://html.spec.whatwg.org/multipage/server-sent-events.html
  */
-export async function* asServerSentEvents(
-  entries: AsyncIterable<LogEntry>,
-  heartbeatMs: number,
-): AsyncIterable<string> {
+export async function* asServerSentEvents(entries: AsyncIterable<LogEntry>): AsyncIterable<string> {
   yield `retry: ${SSE_RETRY_MS}\n\n`;
-  const iterator = entries[Symbol.asyncIterator]();
+  for await (const entry of entries) {
+    yield `id: ${entry.seq}\nevent: ${entry.type ?? 'unknown'}\ndata: ${JSON.stringify(entry)}\n\n`;
+  }
+}
+
+/**
+ * The chunks, and `beat` whenever none came for so long: it keeps proxies from closing a quiet stream, and shows a
+ * peer that is gone, which would hold its place for ever otherwise.
+ */
+export async function* withHeartbeat(
+  chunks: AsyncIterable<string>,
+  beat: string,
+  everyMs: number,
+): AsyncIterable<string> {
+  const iterator = chunks[Symbol.asyncIterator]();
   try {
     let next = iterator.next();
     for (;;) {
-      const result = await orNullAfter(heartbeatMs, next);
+      const result = await orNullAfter(everyMs, next);
       if (result === null) {
-        yield ': still here\n\n';
+        yield beat;
         continue;
       }
       if (result.done === true) return;
-      const entry = result.value;
-      yield `id: ${entry.seq}\nevent: ${entry.type ?? 'unknown'}\ndata: ${JSON.stringify(entry)}\n\n`;
+      yield result.value;
       next = iterator.next();
     }
   } finally {

@@ -19,6 +19,9 @@ export interface FeedSocket {
 export const CLOSE_NORMAL = 1000;
 export const CLOSE_POLICY = 1008;
 
+/** How much of the stored feed is in memory at once. */
+const PAGE_MESSAGES = 500;
+
 export class FeedSession implements Disposable {
   readonly #socket: FeedSocket;
   readonly #readModel: ReadModel;
@@ -48,10 +51,13 @@ export class FeedSession implements Disposable {
       return;
     }
     this.#unsubscribe = this.#readModel.subscribe(this.#batchId, (message) => this.#onLive(message));
-    if (after > 0) {
+    const position = this.#readModel.position();
+    // A sequence that was not reached yet is not of this log, or the read models are being built again. Waiting for it
+    // would look like a batch in which nothing happens, so such a reader begins anew, with a snapshot.
+    if (after > 0 && after <= position) {
       this.#lastSeq = after;
     } else {
-      this.#lastSeq = this.#readModel.position();
+      this.#lastSeq = position;
       this.#write(this.#snapshot());
     }
     this.#continueStored();
@@ -98,10 +104,15 @@ export class FeedSession implements Disposable {
   #continueStored(): void {
     if (this.#source === 'closed') return;
     this.#source = 'stored';
-    for (const message of this.#readModel.feed(this.#batchId, this.#lastSeq)) {
-      if (this.#isSlow()) return;
-      this.#forward(message);
-    }
+    // All in one tick: nothing can be applied between the last page, a short one, and the turn to live messages.
+    let page: readonly FeedMessage[];
+    do {
+      page = this.#readModel.feed(this.#batchId, this.#lastSeq, PAGE_MESSAGES);
+      for (const message of page) {
+        if (this.#isSlow()) return;
+        this.#forward(message);
+      }
+    } while (page.length === PAGE_MESSAGES);
     const batch = this.#readModel.batch(this.#batchId);
     if (batch && hasEnded(batch)) this.#finish();
     else this.#source = 'live';

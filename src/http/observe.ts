@@ -4,6 +4,7 @@
  */
 import { randomUUID } from 'node:crypto';
 import type { ConnectionError, FastifyError, FastifyReply, FastifyRequest } from 'fastify';
+import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { Socket } from 'node:net';
 import type { App, Context } from './context.ts';
 import { HttpError, refusalOf } from './errors.ts';
@@ -43,6 +44,13 @@ export function refuseMalformed(error: ConnectionError, socket: Socket): void {
     `HTTP/1.1 ${status}\r\nContent-Type: application/json; charset=utf-8\r\n` +
       `Content-Length: ${Buffer.byteLength(body)}\r\nConnection: close\r\n\r\n${body}`,
   );
+}
+
+/** Answers an Expect other than 100-continue, which node refuses before routing and without a body. */
+export function refuseExpectation(_request: IncomingMessage, response: ServerResponse): void {
+  const body = JSON.stringify({ error: 'expectation_failed', message: 'Expect: only 100-continue is known' });
+  // The body may be on its way all the same, and nobody reads it.
+  response.writeHead(417, { 'content-type': 'application/json; charset=utf-8', connection: 'close' }).end(body);
 }
 
 /** Installs request ids, log line, measurement, headers of every answer, and the handlers of errors. */

@@ -36,6 +36,8 @@ export interface HttpPorts {
     hotkey: string,
     reason: string,
   ) => Promise<{ result: CancelResult; seq: number }>;
+  /** False while a vote on a new archive would be refused with `too-many-pending`. */
+  readonly roomForNewRound: () => boolean;
   /** True when the archive store has these bytes, which proves that they were validated. */
   readonly archiveKnown: (sha256: string) => Promise<boolean>;
   /** Validates the uploaded file. @throws CodedError `extraction_failed` naming the place. */
@@ -43,17 +45,17 @@ export interface HttpPorts {
   readonly storeArchive: (file: string, sha256: string) => Promise<void>;
   /** Stored output bytes, verified. @throws CodedError `blob_not_found` */
   readonly readOutput: (digest: string) => AsyncIterable<Uint8Array>;
-  /** Events after a sequence; ends when the signal aborts, or when caught up if `live` is false. */
+  /** Events under any of the filters, which must not overlap, after a sequence; ends when the signal aborts, or when caught up if `live` is false. */
   readonly readEvents: (options: {
-    filter: string;
+    filters: readonly string[];
     after: number;
     live: boolean;
     signal: AbortSignal;
   }) => AsyncIterable<LogEntry>;
   /** Newest event of the batch's subject and the hash that a next one would carry; for GET /verify. null: no batch. */
-  readonly chainHead?: (batchId: string) => Promise<{ readonly seq: number; readonly hash: string } | null>;
+  readonly chainHead: (batchId: string) => Promise<{ readonly seq: number; readonly hash: string } | null>;
   /** How many executors are known to be alive; for GET /status. */
-  readonly executorsAlive?: () => number;
+  readonly executorsAlive: () => number | null;
   /** False while the connection to NATS is down: reads go on from the read model, writes are refused. */
   readonly logReachable: () => boolean;
 }

@@ -2,21 +2,29 @@
 import type { Static } from 'typebox';
 import type { StoredOutput } from '../events.ts';
 import type { AttemptRow, BatchRow, QuorumProof, StepRow, TaskRow } from '../projections/read-model.ts';
-import type { Outputs } from './outputs.ts';
+import { jsonBytes, type Outputs, textOf } from './outputs.ts';
 import { resultsHash } from './results-hash.ts';
 import type { BatchView, TaskListView, TaskView, VerifyView } from './schemas.ts';
 
-/** How much text is inlined: of each output, and in one answer altogether. */
-export interface InlineLimits {
+/** How much text is inlined: of each output, and in one answer altogether, in bytes of its JSON. */
+interface InlineLimits {
   readonly eachBytes: number;
   readonly totalBytes: number;
 }
-const LIST_LIMITS: InlineLimits = { eachBytes: 64 * 1024, totalBytes: 16 * 1024 ** 2 };
-/** Everything, in practice; still a bound, so that a task with many large outputs cannot exhaust the server. */
-const SINGLE_LIMITS: InlineLimits = { eachBytes: 64 * 1024 ** 2, totalBytes: 64 * 1024 ** 2 };
+const LIST_LIMITS: InlineLimits = { eachBytes: 64 * 1024, totalBytes: 8 * 1024 ** 2 };
+const SINGLE_LIMITS: InlineLimits = { eachBytes: 4 * 1024 ** 2, totalBytes: 4 * 1024 ** 2 };
+/** Stored bytes from which on an answer is a large one. */
+const LARGE_BYTES = 256 * 1024;
 
 type TaskListItem = Static<typeof TaskListView>['tasks'][number];
-type InlineText = (stored: StoredOutput, url: string) => Promise<string>;
+/** A text that the answer has in it, `times` times over. */
+interface Wanted {
+  readonly stored: StoredOutput;
+  readonly url: string;
+  readonly times: number;
+}
+/** Texts by the URL of the whole. */
+type Texts = ReadonlyMap<string, string>;
 
 export function batchView(batch: BatchRow): Static<typeof BatchView> {
   return {
@@ -45,11 +53,9 @@ export async function taskListView(
   tasks: readonly TaskRow[],
   outputs: Outputs,
 ): Promise<Static<typeof TaskListView>> {
-  const inline = inliner(outputs, LIST_LIMITS);
-  return {
-    batch_id: batchId,
-    tasks: await Promise.all(tasks.map(async (task) => (await taskTexts(task, inline)).view)),
-  };
+  const wanted = tasks.flatMap((task) => wantedTexts(task, 1));
+  const texts = await inlineTexts(wanted, outputs, LIST_LIMITS);
+  return { batch_id: batchId, tasks: tasks.map((task) => withTexts(task, texts).view) };
 }
 
 export async function taskView(
@@ -57,7 +63,9 @@ export async function taskView(
   attempts: readonly AttemptRow[],
   outputs: Outputs,
 ): Promise<Static<typeof TaskView>> {
-  const { view, testResults } = await taskTexts(task, inliner(outputs, SINGLE_LIMITS));
+  // The tests' texts are in the answer twice: in test_output and in test_results.
+  const texts = await inlineTexts(wantedTexts(task, 2), outputs, SINGLE_LIMITS);
+  const { view, testResults } = withTexts(task, texts);
   return {
     batch_id: task.batchId,
     ...view,
@@ -83,33 +91,79 @@ function taskUrl(task: TaskRow): string {
   return `/batch/${encodeURIComponent(task.batchId)}/task/${encodeURIComponent(task.taskId)}`;
 }
 
-/** Shares the allowance out in the order of the calls, before anything is read. */
-function inliner(outputs: Outputs, limits: InlineLimits): InlineText {
-  let left = limits.totalBytes;
-  return (stored, url) => {
-    const allowed = Math.min(stored.bytes, limits.eachBytes, left);
-    left -= allowed;
-    return outputs.text(stored, allowed, url);
-  };
+function patchUrl(task: TaskRow): string {
+  return `${taskUrl(task)}/patch`;
 }
 
-async function taskTexts(
+/** Whether so much text is stored of these tasks that only a few answers with it may be made at once. */
+export function isLarge(tasks: readonly TaskRow[]): boolean {
+  let bytes = 0;
+  for (const task of tasks) for (const { stored } of wantedTexts(task, 1)) bytes += stored.bytes;
+  return bytes > LARGE_BYTES;
+}
+
+function wantedTexts(task: TaskRow, testTimes: number): Wanted[] {
+  const wanted: Wanted[] = [];
+  for (const step of task.steps) {
+    if (step.output === null || !(step.kind === 'agent' || isTestResult(step))) continue;
+    wanted.push({ stored: step.output, url: outputUrl(task, step), times: step.kind === 'tests' ? testTimes : 1 });
+  }
+  if (task.patch !== null) wanted.push({ stored: task.patch, url: patchUrl(task), times: 1 });
+  return wanted;
+}
+
+function isTestResult(step: StepRow): boolean {
+  return step.kind === 'tests' && step.status === 'finished';
+}
+
+/** Shares out what may be read before anything is read, and what may be shown once its size in JSON is known. */
+async function inlineTexts(wanted: readonly Wanted[], outputs: Outputs, limits: InlineLimits): Promise<Texts> {
+  const { eachBytes, totalBytes } = limits;
+  const toRead = shareOut(
+    wanted.map(({ stored, times }) => times * Math.min(stored.bytes, eachBytes)),
+    totalBytes,
+  );
+  const read = await Promise.all(
+    wanted.map(async ({ stored, url, times }, index) => {
+      const head = await outputs.head(stored, Math.floor((toRead[index] ?? 0) / times));
+      return { head, url, times };
+    }),
+  );
+  const toShow = shareOut(
+    read.map(({ head, times }) => times * jsonBytes(head)),
+    totalBytes,
+  );
+  return new Map(
+    read.map(({ head, url, times }, index) => [url, textOf(head, Math.floor((toShow[index] ?? 0) / times), url)]),
+  );
+}
+
+/** Each gets what it asks for; when that is too much altogether, the largest get less, all of them the same. */
+function shareOut(demands: readonly number[], total: number): readonly number[] {
+  const shares = demands.map(() => 0);
+  const smallestFirst = demands.map((demand, index) => ({ demand, index })).toSorted((a, b) => a.demand - b.demand);
+  let left = total;
+  for (const [served, { demand, index }] of smallestFirst.entries()) {
+    const share = Math.min(demand, Math.floor(left / (demands.length - served)));
+    shares[index] = share;
+    left -= share;
+  }
+  return shares;
+}
+
+function withTexts(
   task: TaskRow,
-  inline: InlineText,
-): Promise<{ view: TaskListItem; testResults: Static<typeof TaskView>['test_results'] }> {
-  const textOf = async (step: StepRow): Promise<string> =>
-    step.output === null ? '' : inline(step.output, outputUrl(task, step));
-  const agentSteps = task.steps.filter((step) => step.kind === 'agent' && step.output !== null);
-  const testSteps = task.steps.filter((step) => step.kind === 'tests' && step.status === 'finished');
-  const [agentTexts, testTexts, patch] = await Promise.all([
-    Promise.all(agentSteps.map(textOf)),
-    Promise.all(testSteps.map(textOf)),
-    task.patch === null ? null : inline(task.patch, taskUrl(task)),
-  ]);
-  const testResults = testSteps.map((step, index) => ({
+  texts: Texts,
+): { view: TaskListItem; testResults: Static<typeof TaskView>['test_results'] } {
+  const textAt = (url: string): string => texts.get(url) ?? '';
+  const agentTexts = task.steps
+    .filter((step) => step.kind === 'agent' && step.output !== null)
+    .map((step) => textAt(outputUrl(task, step)));
+  const testSteps = task.steps.filter(isTestResult);
+  const testResults = testSteps.map((step) => ({
     name: step.name,
     passed: step.exitCode === 0 && step.cause === null,
-    output: testTexts[index] ?? '',
+    output: step.output === null ? '' : textAt(outputUrl(task, step)),
     exit_code: step.exitCode,
   }));
   return {
@@ -121,7 +175,7 @@ async function taskTexts(
       reward: task.reward,
       test_output: testResults.length === 0 ? null : joinTests(testResults),
       agent_output: agentTexts.length === 0 ? null : agentTexts.join('\n'),
-      agent_patch: patch,
+      agent_patch: task.patch === null ? null : textAt(patchUrl(task)),
       error: task.error,
       duration_ms: task.durationMs,
       cause: task.cause,

@@ -2,6 +2,7 @@
 import type websocket from '@fastify/websocket';
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox';
 import Type from 'typebox';
+import { SharedSlots } from './bounds.ts';
 import type { App, Context } from './context.ts';
 import { HttpError, errorResponses } from './errors.ts';
 import { FeedSession } from './feed-session.ts';
@@ -35,6 +36,7 @@ export function websocketOptions(app: App): websocket.WebsocketPluginOptions {
 
 export const websocketRoutes: FastifyPluginAsyncTypebox<Context> = async (app, { ports, metrics, limits }) => {
   const alive = new WeakSet<Socket>();
+  const slots = new SharedSlots(limits.webSockets, limits.webSocketsPerAddress);
   const pinger = setInterval(() => {
     for (const client of app.websocketServer.clients) {
       if (alive.delete(client)) client.ping();
@@ -62,7 +64,8 @@ export const websocketRoutes: FastifyPluginAsyncTypebox<Context> = async (app, {
       throw new HttpError(426, 'upgrade_required', 'connect to this path with a WebSocket client');
     },
     wsHandler: (socket, request) => {
-      if (app.websocketServer.clients.size > limits.webSockets) {
+      const slot = slots.tryTake(request.ip);
+      if (!slot) {
         socket.close(CLOSE_TRY_AGAIN, 'too many connections; try again');
         return;
       }
@@ -73,6 +76,7 @@ export const websocketRoutes: FastifyPluginAsyncTypebox<Context> = async (app, {
       socket.on('pong', () => alive.add(socket));
       socket.once('close', () => {
         session[Symbol.dispose]();
+        slot[Symbol.dispose]();
         metrics.webSockets.dec();
       });
       session.start(after);

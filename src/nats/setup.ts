@@ -12,7 +12,7 @@ import {
 } from '@nats-io/jetstream';
 import type { NatsConnection } from '@nats-io/transport-node';
 import { CodedError } from '../errors.ts';
-import { BUCKETS, eventStreamConfig, NONCE_BUCKET } from '../streams.ts';
+import { BUCKETS, eventStreamConfig, LIVENESS_BUCKET, LIVENESS_TTL_SECS, NONCE_BUCKET } from '../streams.ts';
 
 export interface SetupOptions {
   /** Copies of each message, 1 to 5; NATS_REPLICAS. */
@@ -29,10 +29,10 @@ const DUPLICATE_WINDOW_NS = 120_000_000_000;
 const NS_PER_SECOND = 1_000_000_000;
 
 /** What may differ without harm: the operator may move or resize these while we run. */
-const ADJUSTABLE: ReadonlySet<string> = new Set(['num_replicas', 'duplicate_window', 'max_age']);
+const ADJUSTABLE: ReadonlySet<string> = new Set(['num_replicas', 'duplicate_window']);
 
 /**
- * Creates the event stream, the object buckets and the nonce bucket, or checks those that exist. Idempotent; safe
+ * Creates the event stream, the object buckets and the buckets of nonces and liveness, or checks those that exist. Idempotent; safe
  * when several processes do it at once. @throws CodedError stream_misconfigured naming stream and setting
  */
 export async function ensureStreams(nc: NatsConnection, options: SetupOptions): Promise<void> {
@@ -40,7 +40,8 @@ export async function ensureStreams(nc: NatsConnection, options: SetupOptions): 
   const wanted: NamedConfig[] = [
     eventStreamConfig(options.replicas),
     ...Object.values(BUCKETS).map((bucket) => objectBucketConfig(bucket, options.replicas)),
-    nonceBucketConfig(options),
+    expiringBucketConfig(NONCE_BUCKET, options.nonceTtlSecs, options.replicas),
+    expiringBucketConfig(LIVENESS_BUCKET, LIVENESS_TTL_SECS, options.replicas),
   ];
   for (const config of wanted) {
     let actual: StreamConfig;
@@ -70,11 +71,11 @@ export function objectBucketConfig(bucket: string, replicas: number): NamedConfi
 }
 
 /** A key-value bucket as ADR-8 defines it. On disk: a restart must not make used nonces new again. */
-function nonceBucketConfig({ replicas, nonceTtlSecs }: SetupOptions): NamedConfig {
-  const ttlNs = nonceTtlSecs * NS_PER_SECOND;
+function expiringBucketConfig(bucket: string, ttlSecs: number, replicas: number): NamedConfig {
+  const ttlNs = ttlSecs * NS_PER_SECOND;
   return {
-    name: `KV_${NONCE_BUCKET}`,
-    subjects: [`$KV.${NONCE_BUCKET}.>`],
+    name: `KV_${bucket}`,
+    subjects: [`$KV.${bucket}.>`],
     storage: StorageType.File,
     retention: RetentionPolicy.Limits,
     discard: DiscardPolicy.New,
@@ -90,7 +91,8 @@ function nonceBucketConfig({ replicas, nonceTtlSecs }: SetupOptions): NamedConfi
 
 function checkConfig(wanted: NamedConfig, actual: StreamConfig): void {
   for (const [setting, value] of Object.entries(wanted)) {
-    if (ADJUSTABLE.has(setting)) continue;
+    // How long a bucket remembers may be changed; what the log remembers may not.
+    if (ADJUSTABLE.has(setting) || (setting === 'max_age' && wanted.name.startsWith('KV_'))) continue;
     const found: unknown = Reflect.get(actual, setting);
     if (JSON.stringify(found) === JSON.stringify(value)) continue;
     throw new CodedError(

@@ -126,12 +126,15 @@ function ofTask(event: Recorded, task: Row): FeedMessage | null {
 
 export const progressModel: Model<FeedMessage | null> = { name: 'progress', schema, prepare };
 
+/** To SQLite a negative limit is none. Source: https://sqlite.org/lang_select.html#limitoffset */
+const NO_LIMIT = -1;
+
 /** The stored feed, prepared once. */
 export function progressQueries(db: DatabaseSync): Pick<ReadModel, 'feed'> {
-  const after = db.prepare('SELECT * FROM feed WHERE batch_id = ? AND seq > ? ORDER BY seq');
+  const after = db.prepare('SELECT * FROM feed WHERE batch_id = ? AND seq > ? ORDER BY seq LIMIT ?');
   return {
-    feed(batchId, seq) {
-      return after.all(batchId, seq).map(toMessage);
+    feed(batchId, seq, limit = NO_LIMIT) {
+      return after.all(batchId, seq, limit).map(toMessage);
     },
   };
 }

@@ -161,8 +161,8 @@ export interface ReadModel {
   /** Open rounds; expired ones by the caller's clock included until their event is there. */
   openRounds(): readonly RoundRow[];
   totals(): Totals;
-  /** Feed messages of a batch with seq greater than `after`, oldest first. */
-  feed(batchId: string, after: number): readonly FeedMessage[];
+  /** Feed messages of a batch with seq greater than `after`, oldest first; at most `limit` of them (default: all). */
+  feed(batchId: string, after: number, limit?: number): readonly FeedMessage[];
   /**
    * Calls the listener, synchronously and in order, for every feed message of the batch applied from now on. A
    * snapshot read in the same tick and this subscription together have no gap and no repeat. Returns the unsubscribe.

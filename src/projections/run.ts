@@ -156,7 +156,7 @@ export function openProjections({ file, log, signal, onError }: ProjectionsOptio
       hasVotedWith: (hotkey, nonce) => read(() => store.queries.hasVotedWith(hotkey, nonce)),
       openRounds: () => read(() => store.queries.openRounds()),
       totals: () => read(() => store.queries.totals()),
-      feed: (batchId, after) => read(() => store.queries.feed(batchId, after)),
+      feed: (batchId, after, limit) => read(() => store.queries.feed(batchId, after, limit)),
       subscribe: (batchId, listener) => listeners.subscribe(batchId, store.position().seq, listener),
     },
     async whenCaughtUp(until) {

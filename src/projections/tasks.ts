@@ -158,6 +158,11 @@ function prepare(db: DatabaseSync): (event: Recorded) => void {
         });
         return;
       }
+      case 'TaskHandedBack': {
+        const { batchId, taskId, attempt } = event.data;
+        moved.run({ batchId, taskId, attempt, status: 'queued' });
+        return;
+      }
       case 'TaskAbandoned': {
         const { batchId, taskId, attempt, cause, reason } = event.data;
         abandoned.run({ batchId, taskId, attempt, cause, error: reason, seq });

@@ -115,9 +115,9 @@ describe('a batch', () => {
   });
 
   test('can be cancelled by a validator that voted for it, and by nobody else', () => {
-    const cancel = (by: string) => ({ type: 'CancelBatch', batchId, by, reason: '' }) as const;
+    const cancel = (by: string, voted = true) => ({ type: 'CancelBatch', batchId, by, voted, reason: '' }) as const;
     given(batchDecider, [approved()]).when(cancel('V1')).then([cancelled], { kind: 'cancelled' });
-    given(batchDecider, [approved()]).when(cancel('V3')).thenNothingHappened({ kind: 'not-a-voter' });
+    given(batchDecider, [approved()]).when(cancel('V3', false)).thenNothingHappened({ kind: 'not-a-voter' });
     given(batchDecider, [approved(), cancelled]).when(cancel('V2')).thenNothingHappened({ kind: 'already-ended' });
     given(batchDecider, []).when(cancel('V1')).thenNothingHappened({ kind: 'unknown-batch' });
   });

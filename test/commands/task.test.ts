@@ -48,13 +48,31 @@ describe('a task', () => {
   });
 
   test('is abandoned once it has lost as many executors as it may', () => {
-    const reason = 'given up after 3 attempts, none of which came to an end';
+    const reason = 'given up after 3 attempts; the last one lost its executor';
     given(taskDecider, [started(1), started(2), started(3)])
       .when(start())
       .then([{ type: 'TaskAbandoned', data: { ...key, attempt: 3, cause: 'executor-lost', reason } }], {
         kind: 'ended',
         end: { attempt: 3, passed: false, reward: 0 },
       });
+  });
+
+  test('handed back because its executor was stopped has lost no attempt', () => {
+    const handedBack: Event = { type: 'TaskHandedBack', data: { ...key, attempt: 1, cause: 'cancelled', reason: 'r' } };
+    given(taskDecider, [started(1)])
+      .when({ type: 'HandBack', ...key, attempt: 1, cause: 'cancelled', reason: 'r' })
+      .then([handedBack], { kind: 'recorded' });
+    given(taskDecider, [started(1), handedBack])
+      .when(start(1))
+      .then([started(2)], { kind: 'started', attempt: 2 });
+  });
+
+  test('handed back through our fault as often as it may fail is abandoned with that cause', () => {
+    const data = { ...key, attempt: 1, cause: 'infrastructure', reason: 'disk full' } as const;
+    const reason = 'given up after 1 attempts; the last one failed: disk full';
+    given(taskDecider, [started(1), { type: 'TaskHandedBack', data }])
+      .when(start(1))
+      .then([{ type: 'TaskAbandoned', data: { ...key, attempt: 1, cause: 'infrastructure', reason } }]);
   });
 
   test('that was never started can be abandoned when its batch has ended', () => {

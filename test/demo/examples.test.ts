@@ -10,6 +10,7 @@ import { parse } from 'yaml';
 import { EXPECTED_RESULTS, prepareExamples, type PreparedExamples } from '../../src/demo/examples.ts';
 import { inspectArchive } from '../../src/executors/archive.ts';
 import { DEFAULT_ARCHIVE_LIMITS } from '../../src/executors/archive-limits.ts';
+import { readTask } from '../../src/executors/task-files.ts';
 import { packDirectory } from '../../src/pack.ts';
 import { runByHand } from '../support/run-by-hand.ts';
 
@@ -71,28 +72,27 @@ describe('examples', () => {
       scratchDir: dirOfTest,
       signal: AbortSignal.timeout(60_000),
     });
-    assert.equal(inspected.agentEntry, 'agent.py');
-    assert.deepEqual(
-      Object.fromEntries(
-        inspected.tasks.map((task) => [
-          task.taskId,
-          task.tests.map((each) => (each.kind === 'script' ? each.path : each.command)),
-        ]),
-      ),
-      {
-        'c-ring-partial': ['score.sh'],
-        'c-ring-sum': ['make clean', 'make all', 'make check'],
-        'node crash report': ['run.sh'],
-        'node-plus-signs': [
-          'node --test test/plus.test.js',
-          'node --test test/parse.test.js',
-          'node --test test/format.test.js',
-        ],
-        'python-durations': ['1-values.sh', '2-repository.sh'],
-        'python-median': ['run.sh'],
-        'python-roman.1': ['run.sh'],
-      },
-    );
+    const taskIds = await readdir(join(examples.submissionDir, 'tasks'));
+    assert.deepEqual(inspected, { taskCount: taskIds.length, agentEntry: 'agent.py' });
+    const policy = { gitProtocols: ['file'], gitHosts: [] };
+    const tests = taskIds.map(async (taskId) => {
+      const taskDir = join(examples.submissionDir, 'tasks', taskId);
+      const task = await readTask(taskDir, taskId, DEFAULT_ARCHIVE_LIMITS, policy);
+      return [taskId, task.tests.map((each) => (each.kind === 'script' ? each.path : each.command))] as const;
+    });
+    assert.deepEqual(Object.fromEntries(await Promise.all(tests)), {
+      'c-ring-partial': ['score.sh'],
+      'c-ring-sum': ['make clean', 'make all', 'make check'],
+      'node crash report': ['run.sh'],
+      'node-plus-signs': [
+        'node --test test/plus.test.js',
+        'node --test test/parse.test.js',
+        'node --test test/format.test.js',
+      ],
+      'python-durations': ['1-values.sh', '2-repository.sh'],
+      'python-median': ['run.sh'],
+      'python-roman.1': ['run.sh'],
+    });
   });
 
   for (const expected of EXPECTED_RESULTS) {

@@ -11,6 +11,9 @@ import {
   DEFAULT_ARCHIVE_LIMITS as LIMITS,
   type ArchiveLimits,
 } from '../../src/executors/archive-limits.ts';
+import { byBytes } from '../../src/executors/archive-names.ts';
+import { Unpacker } from '../../src/executors/archive-unpack.ts';
+import { readTask } from '../../src/executors/task-files.ts';
 import { packDirectory } from '../../src/pack.ts';
 import {
   GOOD,
@@ -69,19 +72,7 @@ for (const [format, make] of [
       { ...below('a', GOOD), '__MACOSX/x': '' },
     ]) {
       const found = await inspectArchive(await put(work.dir, await make(tree)), LIMITS, work.options);
-      assert.equal(found.agentEntry, 'agent.py');
-      assert.deepEqual(found.tasks, [
-        {
-          taskId: 'one',
-          repo: 'https://github.com/owner/name',
-          baseCommit: '0123456789',
-          install: [],
-          tests: [{ kind: 'script', name: 'test.sh', path: 'test.sh' }],
-          testFiles: ['test.sh'],
-          timeouts: {},
-          env: {},
-        },
-      ]);
+      assert.deepEqual(found, { taskCount: 1, agentEntry: 'agent.py' });
       assert.deepEqual(await work.left(), []);
     }
   });
@@ -277,7 +268,20 @@ test('every limit is kept', async (t) => {
     ['ratio', {}, { ...GOOD, 'agent_code/x': Buffer.alloc(2 * 1024 ** 2) }, /over 200 times its own size/],
     ['tasks', { maxTasks: 1 }, { ...GOOD, 'tasks/two/prompt.md': 'x' }, /more than 1 tasks/],
     ['tests', { maxTestsPerTask: 1 }, { ...GOOD, 'tasks/one/tests/b.sh': '' }, /has 2 tests; at most 1/],
-    ['text', { maxTextBytes: 10 }, GOOD, /workspace\.yaml: must be at most 10 bytes/],
+    ['workspace.yaml', { maxWorkspaceBytes: 10 }, GOOD, /workspace\.yaml: must be at most 10 bytes/],
+    ['YAML tokens', { maxYamlTokens: 5 }, GOOD, /workspace\.yaml: has over 5 YAML tokens/],
+    [
+      'checks.txt',
+      { maxChecksBytes: 3 },
+      { ...without(GOOD, 'tasks/one/tests/'), 'tasks/one/checks.txt': 'true' },
+      /checks\.txt: must be at most 3 bytes/,
+    ],
+    [
+      'texts in all',
+      { maxTextTotalBytes: 60 },
+      { ...GOOD, ...below('tasks/two', { 'workspace.yaml': 'repo: o/n', 'prompt.md': 'x'.repeat(30) }) },
+      /"tasks\/two\/prompt\.md": workspace\.yaml, prompt\.md and checks\.txt of all tasks are over 60 bytes together/,
+    ],
     ['prompt', { maxPromptBytes: 3 }, GOOD, /prompt\.md: must be at most 3 bytes/],
   ];
   for (const [name, limits, tree, message] of cases) {
@@ -346,6 +350,70 @@ test('an aborted inspection ends with the reason and leaves nothing', async () =
   }
 });
 
+test('an inspection that is aborted between two tasks ends with the reason, not with the fault of the next', async () => {
+  await using work = await workDir();
+  const file = await put(work.dir, tarGz({ ...GOOD, 'tasks/two/prompt.md': 'x' }));
+  const controller = new AbortController();
+  const reason = new Error('shutting down');
+  const options = {
+    ...work.options,
+    signal: controller.signal,
+    get gitProtocols(): string[] {
+      controller.abort(reason);
+      return ['https'];
+    },
+  };
+  await assert.rejects(inspectArchive(file, LIMITS, options), reason);
+  assert.deepEqual(await work.left(), []);
+});
+
+test('an inspection writes only what says what a task is, and of that no more than its limit', async () => {
+  await using work = await workDir();
+  const inspect = async (tree: Tree): Promise<unknown> => {
+    const limits = { ...LIMITS, maxPromptBytes: 1000, maxTextTotalBytes: 2000 };
+    return inspectArchive(await put(work.dir, tarGz(tree)), limits, work.options);
+  };
+  const large = 'x'.repeat(100_000);
+  const elsewhere = [
+    'agent_code/prompt.md',
+    'agent_code/x/prompt.md',
+    'agent_code/tasks/one/prompt.md',
+    'tasks/one/tests/prompt.md',
+    'tasks/one/tests/workspace.yaml',
+    'prompt.md',
+  ];
+  const others = Object.fromEntries(elsewhere.map((path) => [path, large]));
+  assert.deepEqual(await inspect({ ...GOOD, ...others }), { taskCount: 1, agentEntry: 'agent.py' });
+  assert.deepEqual(await inspect(below('a', { ...GOOD, ...others })), { taskCount: 1, agentEntry: 'agent.py' });
+  // The total is not reached: what is over the prompt's own limit is not kept.
+  const tooLong = { ...GOOD, 'tasks/one/prompt.md': large };
+  await assert.rejects(inspect(tooLong), /^ArchiveError: tasks\/one\/prompt\.md: must be at most 1000 bytes/);
+  await assert.rejects(inspect(below('a', tooLong)), /prompt\.md: must be at most 1000 bytes/);
+
+  const root = join(work.dir, 'unpacked');
+  await mkdir(root);
+  const maxTextBytes = (path: readonly string[]): number | null => (path.at(-1) === 'text' ? 4 : null);
+  await using unpacker = new Unpacker(root, { limits: LIMITS, archiveBytes: null, keep: 'texts', maxTextBytes });
+  for (const name of ['text', 'other']) {
+    await unpacker.begin({ name, kind: 'file', executable: false });
+    for (const chunk of ['abc', 'def', 'ghi']) await unpacker.data(Buffer.from(chunk));
+    await unpacker.end();
+  }
+  assert.equal(await readFile(join(root, 'text'), 'utf8'), 'abcde');
+  assert.equal(await readFile(join(root, 'other'), 'utf8'), '');
+});
+
+test('a file that is not read because of others is bundled whole, however long', async () => {
+  await using work = await workDir();
+  const file = await put(work.dir, tarGz({ ...GOOD, 'tasks/one/checks.txt': 'x'.repeat(70_000) }));
+  assert.equal((await inspectArchive(file, LIMITS, work.options)).taskCount, 1);
+  const { tasks } = await splitArchive(file, LIMITS, { ...work.options, outDir: join(work.dir, 'out') });
+  assert.ok(tasks[0]);
+  const bundle = join(work.dir, 'bundle');
+  await extractBundle(createReadStream(tasks[0].file), bundle, LIMITS, work.options.signal);
+  assert.equal((await stat(join(bundle, 'checks.txt'))).size, 70_000);
+});
+
 test('odd task ids are accepted and sorted by their bytes', async () => {
   await using work = await workDir();
   const ids = ['a b', 'a.b', '*', '>', 'ünïcode-日本', '日'.repeat(85), '..x', '-x', '$(x)', "it's", 'Z', 'a'];
@@ -355,9 +423,10 @@ test('odd task ids are accepted and sorted by their bytes', async () => {
   const tree = { 'agent_code/agent.sh': '', ...Object.fromEntries(tasks) };
   const sorted = ids.toSorted((a, b) => Buffer.compare(Buffer.from(a), Buffer.from(b)));
   for (const bytes of [tarGz(tree), await zip(tree)]) {
-    const { tasks: found } = await inspectArchive(await put(work.dir, bytes), LIMITS, work.options);
+    const outDir = join(work.dir, 'out');
+    const split = await splitArchive(await put(work.dir, bytes), LIMITS, { ...work.options, outDir });
     assert.deepEqual(
-      found.map((task) => task.taskId),
+      split.tasks.map((task) => task.taskId),
       sorted,
     );
   }
@@ -372,15 +441,23 @@ test('PAX names with characters of several bytes survive every chunk boundary', 
     ]),
   );
   const bytes = tarGz({ ...GOOD, ...files });
-  const { tasks } = await inspectArchive(await put(work.dir, bytes), LIMITS, work.options);
-  assert.equal(tasks[0]?.testFiles.length, 401);
+  const outDir = join(work.dir, 'out');
+  const { tasks } = await splitArchive(await put(work.dir, bytes), LIMITS, { ...work.options, outDir });
+  assert.ok(tasks[0]);
+  const bundle = join(work.dir, 'bundle');
+  await extractBundle(createReadStream(tasks[0].file), bundle, LIMITS, work.options.signal);
+  const { testFiles } = await readTask(bundle, 'one', LIMITS, work.options);
+  assert.deepEqual(
+    testFiles,
+    ['test.sh', ...Object.keys(files).map((path) => path.slice('tasks/one/tests/'.length))].sort(byBytes),
+  );
 });
 
 test('a gzip of several members is one archive', async () => {
   await using work = await workDir();
   const bytes = tarBytes(treeEntries(GOOD));
   const file = await put(work.dir, Buffer.concat([gzipSync(bytes.subarray(0, 700)), gzipSync(bytes.subarray(700))]));
-  assert.equal((await inspectArchive(file, LIMITS, work.options)).tasks.length, 1);
+  assert.equal((await inspectArchive(file, LIMITS, work.options)).taskCount, 1);
 });
 
 test('equal trees split to equal bundles, from zip, tar.gz and a packed directory', async () => {
@@ -414,7 +491,7 @@ test('equal trees split to equal bundles, from zip, tar.gz and a packed director
     const outDir = join(work.dir, `out${index}`);
     const split = await splitArchive(file, LIMITS, { ...work.options, outDir });
     assert.deepEqual(
-      split.tasks.map((task) => [task.spec.taskId, task.file]),
+      split.tasks.map((task) => [task.taskId, task.file]),
       [
         ['one', join(outDir, 'task-0.tar.gz')],
         ['two', join(outDir, 'task-1.tar.gz')],

@@ -246,6 +246,52 @@ test('every test runs even if one fails, and a file can give a partial reward bu
     [1, 0],
   );
   assert.match(outcome.warnings.join(), /b\.sh: unittest exited 0 without running any test/);
+  assert.match(outcome.warnings.join(), /partial reward 0\.5 from a\.sh on a task that failed/);
+});
+
+test('code under test cannot give itself a reward in a test that does not speak of rewards', async (t) => {
+  const { outcome, steps } = await play(t, {
+    agent: {
+      'agent.sh': `cat > answer.sh <<'END'
+echo "got [$REWARD_DIR]"; mkdir -p ../reward; echo 0.99 > "\${REWARD_DIR:-../reward}/reward.txt"; exit 1
+END`,
+    },
+    tests: { 'solved.sh': 'bash answer.sh' },
+  });
+  assert.deepEqual([outcome.passed, outcome.reward, outcome.warnings], [false, 0, []]);
+  assert.match(steps.at(-1)?.output ?? '', /got \[\]/);
+});
+
+test('the last test with a valid reward decides, each starts with an empty directory, and a failed task never gets 1', async (t) => {
+  const command = (name: string, text: string) => ({ kind: 'command', name, command: text }) as const;
+  const play3 = (...tests: ReturnType<typeof command>[]) =>
+    play(t, { agent: { 'agent.sh': 'echo fixed > answer.txt' }, spec: { tests } });
+  const first = command('first', 'echo 0.25 > "$REWARD_DIR/reward.txt"');
+  const silent = command('silent', 'test -z "$(ls -A "$REWARD_DIR")"');
+  const wrong = command('wrong', 'echo 7 > "$REWARD_DIR/reward.txt"');
+  const passed = await play3(command('zero', 'echo 0.1 > "$REWARD_DIR/reward.txt"'), first, silent, wrong);
+  assert.deepEqual([passed.outcome.passed, passed.outcome.reward], [true, 0.25]);
+  assert.match(passed.outcome.warnings.join(), /^wrong: reward\.txt is ignored/);
+  const failed = await play3(first, command('full', 'echo 1 > "$REWARD_DIR/reward.txt"; exit 1'));
+  assert.deepEqual([failed.outcome.passed, failed.outcome.reward], [false, 0]);
+  assert.match(failed.outcome.warnings.join(), /partial reward 1 from full on a task that failed, which counts as 0/);
+});
+
+test('pipes and sockets in HOME and a directory where a step wants its own do not stop an attempt', async (t) => {
+  const listen = `require("net").createServer().listen("sock", () => process.kill(process.pid, "SIGKILL"))`;
+  const { outcome, steps } = await play(t, {
+    agent: {
+      'agent.sh': `test -L "$HOME/link" && test -f "$HOME/dir/file" && test ! -e "$HOME/pipe" && echo fixed > answer.txt
+mkdir -p "$TMPDIR/../4/x"; chmod 0 "$TMPDIR/../4"`,
+    },
+    tests: { 'solved.sh': `${SOLVED_SH}test -z "$(ls -A "$TMPDIR")"` },
+    spec: {
+      install: [
+        `cd "$HOME"; mkfifo pipe; ${process.execPath} -e '${listen}' || true; test -S sock; ln -s nowhere link; mkdir dir; touch dir/file`,
+      ],
+    },
+  });
+  assert.deepEqual([outcome.passed, outcome.error], [true, null], JSON.stringify(steps));
 });
 
 test('a task without tests does not pass', async (t) => {

@@ -15,8 +15,8 @@ import { createServer } from 'node:http';
 import { join } from 'node:path';
 import { type TestContext, test } from 'node:test';
 import { GitError, classifyGitFailure, gitError } from '../../src/executors/git-run.ts';
-import { type FetchOptions, checkout, fetchCommit, isPublicAddress } from '../../src/executors/git.ts';
-import { patchSince } from '../../src/executors/patch.ts';
+import { type FetchOptions, checkout, fetchCommit } from '../../src/executors/git.ts';
+import { type PatchOptions, patchSince } from '../../src/executors/patch.ts';
 import { type TestRepo, makeRepo, runGit } from '../support/repos.ts';
 import { temporaryDirectory } from '../support/tmp.ts';
 
@@ -35,9 +35,10 @@ async function checkedOut(t: TestContext, repo: TestRepo | string, commit?: stri
   const dir = join(root, 'repo');
   const baseDir = join(root, 'base.git');
   await checkout({ ...limits(), fetched, dir, baseDir });
-  const patch = async (maxBytes = 1_000_000) => {
+  const patch = async (maxBytes = 1_000_000, bounds: Partial<PatchOptions> = {}) => {
     const outFile = join(root, 'patch');
-    const kept = await patchSince({ ...limits(), dir, baseDir, baseCommit: fetched.commit, outFile, maxBytes });
+    const base = { ...limits(), dir, baseDir, baseCommit: fetched.commit, outFile, maxBytes };
+    const kept = await patchSince({ ...base, ...bounds });
     return { ...kept, text: readFileSync(outFile, 'latin1'), outFile };
   };
   return { root, dir, baseDir, commit: fetched.commit, patch };
@@ -175,24 +176,6 @@ test('what git prints is classified, and credentials never reach the message', (
   assert.ok(message.length < 1000);
 });
 
-test('only addresses of the public internet count as public', () => {
-  for (const address of ['8.8.8.8', '2606:4700::1111']) assert.equal(isPublicAddress(address), true, address);
-  for (const address of [
-    '127.0.0.1',
-    '10.1.2.3',
-    '169.254.169.254',
-    '192.168.0.1',
-    '172.20.0.1',
-    '0.0.0.0',
-    '100.64.0.1',
-  ]) {
-    assert.equal(isPublicAddress(address), false, address);
-  }
-  for (const address of ['::1', '::', 'fe80::1', 'fd00::1', '::ffff:127.0.0.1', '::ffff:10.0.0.1', 'x']) {
-    assert.equal(isPublicAddress(address), false, address);
-  }
-});
-
 test('submodules stay empty and files of LFS stay pointers', async (t) => {
   const parent = temporaryDirectory(t);
   const inner = makeRepo(parent, { x: '1' });
@@ -294,6 +277,34 @@ test('a patch over the limit is cut and the rest is counted', async (t) => {
   const cut = await patch(1000);
   assert.deepEqual([cut.bytes, cut.text.length], [1000, 1000]);
   assert.equal(cut.bytes + cut.omittedBytes, whole.bytes);
+});
+
+test('a patch of too many files, too long names or too much time is an error of git, and it can be cancelled', async (t) => {
+  const repo = makeRepo(temporaryDirectory(t), { a: 'a\n' });
+  const { dir, patch } = await checkedOut(t, repo);
+  mkdirSync(join(dir, 'plain'));
+  const fill = (place: string) => {
+    for (let number = 0; number < 1500; number += 1) writeFileSync(join(dir, place, `f${number}`), '');
+  };
+  const tooMany = (error: unknown) => code('git_failed')(error) && /too many files/.test(String(error));
+  fill('plain');
+  await assert.rejects(patch(1_000_000, { maxPaths: 1000 }), tooMany);
+  runGit(dir, 'init', '--quiet', 'nested');
+  rmSync(join(dir, 'plain'), { recursive: true });
+  fill('nested');
+  mkdirSync(join(dir, 'nested/dü'));
+  const odd = Buffer.concat([Buffer.from(`${dir}/nested/dü/`), Buffer.from([0xff])]);
+  await assert.rejects(patch(1_000_000, { maxPaths: 1000 }), tooMany);
+  await assert.rejects(patch(1_000_000, { maxPathBytes: 5000 }), tooMany);
+  await assert.rejects(patch(1_000_000, { timeoutMs: 1 }), code('git_timeout'));
+  const abort = new AbortController();
+  const cancelled = patch(1_000_000, { signal: abort.signal });
+  abort.abort(new Error('stop'));
+  await assert.rejects(cancelled, /^Error: stop$/);
+  writeFileSync(odd, 'odd\n');
+  const { text } = await patch().finally(() => rmSync(odd));
+  assert.equal(text.match(/^diff --git /gm)?.length, 1501);
+  assert.match(text, /nested\/d\\303\\274\/\\377/);
 });
 
 test('concurrent clones of one repository do not disturb each other', async (t) => {

@@ -3,7 +3,8 @@ import { execFileSync } from 'node:child_process';
 import { mkdirSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
-import { readReward, rewardOf, zeroTestsWarning } from '../../src/executors/reward.ts';
+import { givesReward, readReward, rewardOf, zeroTestsWarning } from '../../src/executors/reward.ts';
+import type { TestSpec } from '../../src/executors/task-spec.ts';
 import { temporaryDirectory } from '../support/tmp.ts';
 
 test('a reward is a decimal number from 0 to 1 in reward.txt, or in reward.json', async (t) => {
@@ -49,8 +50,8 @@ test('everything else is ignored with a warning', async (t) => {
 
 test('exit codes decide unless a valid file says more', () => {
   assert.deepEqual(
-    [rewardOf(true, null), rewardOf(false, null), rewardOf(false, 0.5), rewardOf(true, 0.5)],
-    [1, 0, 0.5, 0.5],
+    [rewardOf(true, null), rewardOf(false, null), rewardOf(false, 0.5), rewardOf(true, 0.5), rewardOf(false, 1)],
+    [1, 0, 0.5, 0.5, 0],
   );
 });
 
@@ -65,6 +66,8 @@ test('a test program that ran nothing is recognised by what it prints', () => {
     '?   \texample.com/x\t[no test files]\n',
     'testing: warning: no tests to run\nPASS\nok  \tx\t0.1s [no tests to run]\n',
     'No tests found, exiting with code 0\n',
+    `Ran 0 tests in 0.000s\r\n${'x\n'.repeat(200_000)}`,
+    `${'x\n'.repeat(200_000)}No tests found`,
   ]) {
     assert.match(zeroTestsWarning(nothing) ?? '', /without running any test/, nothing);
   }
@@ -77,7 +80,28 @@ test('a test program that ran nothing is recognised by what it prints', () => {
     'ok  \tx\t0.1s\n?   \ty\t[no test files]\n',
     'Ran 0 tests in 0.0s\nRan 2 tests in 0.0s\n',
     '3 passed in 0.1s\n',
+    'No tests found\nTests:       1 failed, 10 passed, 11 total\n',
   ]) {
     assert.equal(zeroTestsWarning(something), null, something);
   }
+});
+
+test('no output takes a search for such a sign long', () => {
+  for (const one of ['\n', ' ', '1', '\r', '\t\n', 'Tests: 1 ', '=', 'ok [no tests to run] ']) {
+    const flood = one.repeat(1_048_576 / one.length);
+    assert.equal(zeroTestsWarning(`${flood}\n`), null);
+    assert.match(zeroTestsWarning(`No tests found\nTests: ${flood}`) ?? '', /^jest/);
+    assert.match(zeroTestsWarning(`ℹ tests 0\nok ${flood}`) ?? '', /^node:test/);
+  }
+});
+
+test('a test may give a reward if its own text mentions REWARD_DIR', async (t) => {
+  const dir = temporaryDirectory(t);
+  writeFileSync(join(dir, 'a.sh'), 'echo 1 > "$REWARD_DIR/reward.txt"\n');
+  writeFileSync(join(dir, 'b.sh'), '');
+  const gives = (spec: TestSpec) => givesReward(spec, dir);
+  assert.equal(await gives({ kind: 'script', name: 'a', path: 'a.sh' }), true);
+  assert.equal(await gives({ kind: 'script', name: 'b', path: 'b.sh' }), false);
+  assert.equal(await gives({ kind: 'command', name: 'c', command: 'cp score ${REWARD_DIR}/reward.txt' }), true);
+  assert.equal(await gives({ kind: 'command', name: 'd', command: 'make test' }), false);
 });

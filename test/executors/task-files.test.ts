@@ -4,7 +4,11 @@ import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { test } from 'node:test';
 import { AGENT_ENTRIES, findAgentEntry } from '../../src/executors/agent-entry.ts';
-import { ArchiveError, DEFAULT_ARCHIVE_LIMITS as LIMITS } from '../../src/executors/archive-limits.ts';
+import {
+  ArchiveError,
+  DEFAULT_ARCHIVE_LIMITS as LIMITS,
+  type ArchiveLimits,
+} from '../../src/executors/archive-limits.ts';
 import { readPrompt, readTask } from '../../src/executors/task-files.ts';
 import { checkCommit, checkRepo } from '../../src/executors/task-repo.ts';
 import type { TaskSpec } from '../../src/executors/task-spec.ts';
@@ -15,6 +19,7 @@ const FILES = { 'workspace.yaml': 'repo: o/n\n', 'prompt.md': 'Do it.', 'tests/t
 async function task(
   files: Readonly<Record<string, string | Buffer>>,
   prepare?: (dir: string) => Promise<void>,
+  limits: ArchiveLimits = LIMITS,
 ): Promise<TaskSpec> {
   const dir = await mkdtemp(join(tmpdir(), 'task-test-'));
   try {
@@ -23,7 +28,7 @@ async function task(
       await writeFile(join(dir, path), body);
     }
     await prepare?.(dir);
-    return await readTask(dir, 'id', LIMITS, POLICY);
+    return await readTask(dir, 'id', limits, POLICY);
   } finally {
     await rm(dir, { recursive: true, force: true });
   }
@@ -172,14 +177,45 @@ test('faults of workspace.yaml are named with line and field', async (t) => {
   }
 });
 
-test('a file of a hundred thousand keys is read in seconds, not in minutes', { timeout: 30_000 }, async () => {
-  const keys = Array.from({ length: 100_000 }, (_, index) => `k${index}:\n`).join('');
+test('a file of thousands of keys is read in a moment, not in minutes', { timeout: 30_000 }, async () => {
+  const keys = Array.from({ length: 4000 }, (_, index) => `k${index}:\n`).join('');
   assert.equal((await withYaml(`repo: o/n\n${keys}`)).repo, 'https://github.com/o/n');
   await refuses(
     withYaml(`repo: o/n\n${keys}k7:\n`),
-    'tasks/id/workspace.yaml:100002: not valid YAML: duplicate key (column 1)',
+    'tasks/id/workspace.yaml:4002: not valid YAML: duplicate key (column 1)',
   );
 });
+
+test(
+  'a workspace.yaml that would keep the parser busy is refused before it is parsed',
+  { timeout: 30_000 },
+  async (t) => {
+    const tokens = 'tasks/id/workspace.yaml: has over 20000 YAML tokens; put long lists into files under tests/';
+    const fill = (text: string): string => text.repeat(250_000 / text.length);
+    for (const part of ['[', '{', ' 1,', '- ', '? ', 'k:\n', '#\n', '---\n', '\n']) {
+      await t.test(JSON.stringify(part), () => refuses(withYaml(`repo: o/n\nx: [\n${fill(part)}`), tokens));
+    }
+    await t.test('aliases', async () => {
+      const yaml = (count: number): string => {
+        const numbers = Array.from({ length: count }, (_, index) => index);
+        return `repo: o/n\nx: [${numbers.map((n) => `&a${n} ${n}`).join(', ')}, ${numbers.map((n) => `*a${n}`).join(', ')}]`;
+      };
+      await withYaml(yaml(100));
+      await refuses(withYaml(yaml(101)), 'tasks/id/workspace.yaml:1: not valid YAML: too many aliases');
+    });
+    await t.test('a long patch and lists of thousands of tests are fine', async () => {
+      const patch = Array.from({ length: 3000 }, (_, line) => `  +  call([${line}, {a: "b"}], *args)  # "x"\n\n`).join(
+        '',
+      );
+      const names = Array.from({ length: 3000 }, (_, index) => `tests/test_a.py::test_${index}`);
+      const spec = await withYaml(
+        `repo: o/n\npatch: |\n${patch}fail_to_pass:\n${names.map((name) => `  - ${name}\n`).join('')}`,
+      );
+      assert.equal(spec.repo, 'https://github.com/o/n');
+      assert.ok((await withYaml(`repo: o/n\npatch: |\n  * a\n${'  * b\n'.repeat(200)}`)).repo);
+    });
+  },
+);
 
 test('repository addresses: what is meant plainly is taken, everything else refused', async (t) => {
   const accepted = [
@@ -323,15 +359,19 @@ test('faults of the other files of a task are named', async () => {
     'tasks/id/prompt.md: must be at most 100000 bytes',
   );
   await refuses(
-    task({ ...FILES, 'workspace.yaml': 'x'.repeat(1024 ** 2 + 1) }),
-    'tasks/id/workspace.yaml: must be at most 1048576 bytes',
+    task({ ...FILES, 'workspace.yaml': 'x'.repeat(256 * 1024 + 1) }),
+    'tasks/id/workspace.yaml: must be at most 262144 bytes',
+  );
+  await refuses(
+    task({ ...noTests, 'checks.txt': '#'.repeat(64 * 1024 + 1) }),
+    'tasks/id/checks.txt: must be at most 65536 bytes',
   );
   await refuses(task({ 'prompt.md': 'x' }), 'tasks/id/workspace.yaml: is missing');
   await refuses(task({ 'workspace.yaml/x': '' }), 'tasks/id/workspace.yaml: must be a file');
   await refuses(task({ 'workspace.yaml': 'repo: o/n' }), 'tasks/id/prompt.md: is missing');
   await refuses(
-    task({ ...noTests, 'checks.txt': `ok\n${'x'.repeat(100_001)}` }),
-    'tasks/id/checks.txt:2: must be at most 100000 bytes',
+    task({ ...noTests, 'checks.txt': `ok\n${'x'.repeat(1001)}` }, undefined, { ...LIMITS, maxPromptBytes: 1000 }),
+    'tasks/id/checks.txt:2: must be at most 1000 bytes',
   );
   await refuses(
     task({ 'workspace.yaml': 'repo: o/n' }, (dir) => symlink('/etc/hostname', join(dir, 'prompt.md'))),

@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict';
+import { Readable } from 'node:stream';
 import { describe, it } from 'node:test';
 import { get } from './get.ts';
 import type { LogEntry } from '../../src/log.ts';
@@ -101,6 +102,51 @@ describe('events', () => {
     const stop = new AbortController();
     assert.equal((await fetch(url, { signal: stop.signal })).status, 200);
     stop.abort();
+  });
+
+  it('that follow show now and then that they are alive, as NDJSON and as Server-Sent Events', async (t) => {
+    const { app } = await rig(t, { options: { limits: { heartbeatMs: 5 } } });
+    const url = `http://127.0.0.1:${await listen(app)}/events?follow=true`;
+    for (const [accept, beats] of [
+      ['application/x-ndjson', /^\n\n/],
+      ['text/event-stream', /: ping\n\n: ping\n\n/],
+    ] as const) {
+      const response = await fetch(url, { headers: { accept } });
+      let text = '';
+      for await (const chunk of response.body ?? []) {
+        text += Buffer.from(chunk).toString();
+        if (beats.test(text)) break;
+      }
+      assert.match(text, beats);
+    }
+  });
+
+  it('are read by one address a limited number of times at once', async (t) => {
+    const { app } = await rig(t, { options: { limits: { eventStreamsPerAddress: 1 } } });
+    const url = `http://127.0.0.1:${await listen(app)}/events?follow=true`;
+    const stop = new AbortController();
+    assert.equal((await fetch(url, { signal: stop.signal })).status, 200);
+    const refused = await fetch(url);
+    assert.deepEqual([refused.status, refused.headers.get('retry-after')], [503, '10']);
+    assert.match(await refused.text(), /"busy"/);
+    stop.abort();
+  });
+
+  it('of one batch are asked for by its own subjects', async (t) => {
+    const asked: (readonly string[])[] = [];
+    const { app, readModel } = await rig(t, {
+      ports: {
+        readEvents: ({ filters }) => {
+          asked.push(filters);
+          return Readable.from([]);
+        },
+      },
+    });
+    readModel.rows.set('a.b', batchRow({ batchId: 'a.b' }));
+    assert.equal((await get(app, '/batch/a.b/events')).status, 200);
+    assert.deepEqual(asked, [
+      [`ev.submission.${ARCHIVE_HASH}`, 'ev.batch.a%2Eb', 'ev.dispatch.*.a%2Eb.>', 'ev.task.a%2Eb.>'],
+    ]);
   });
 
   it('end with the app, also while they follow', async (t) => {

@@ -185,8 +185,8 @@ export class MemoryReadModel implements ReadModel {
       durationMsSum: 1234,
     };
   }
-  feed(batchId: string, after: number): readonly FeedMessage[] {
-    return this.messages.filter((message) => message.batch_id === batchId && message.seq > after);
+  feed(batchId: string, after: number, limit?: number): readonly FeedMessage[] {
+    return this.messages.filter((message) => message.batch_id === batchId && message.seq > after).slice(0, limit);
   }
   subscribe(batchId: string, listener: (message: FeedMessage) => void): () => void {
     const entry = { batchId, listener };
@@ -251,13 +251,16 @@ export async function buildRig(dataDir: string, change: RigChange = {}): Promise
       return { result: { kind: 'pending', votes: 1, required: 2, totalValidators: 2, repeated: false }, seq: 101 };
     },
     cancelBatch: async () => ({ result: { kind: 'cancelled' }, seq: 102 }),
+    roomForNewRound: () => true,
+    chainHead: async () => null,
+    executorsAlive: () => null,
     archiveKnown: async (sha256) => known.has(sha256),
     inspectArchive: async () => ({ taskCount: 3 }),
     storeArchive: async (_file, sha256) => {
       known.add(sha256);
     },
     readOutput: (digest) => read(blobs, digest),
-    readEvents: ({ filter, after, live, signal }) => readEntries(entries, filter, after, live ? signal : null),
+    readEvents: ({ filters, after, live, signal }) => readEntries(entries, filters, after, live ? signal : null),
     logReachable: () => true,
     ...change.ports,
   };
@@ -292,15 +295,16 @@ async function* read(blobs: Map<string, Buffer>, digest: string): AsyncIterable<
 /** With a signal: stays for what comes until it aborts. */
 async function* readEntries(
   entries: readonly LogEntry[],
-  filter: string,
+  filters: readonly string[],
   after: number,
   follow: AbortSignal | null,
 ): AsyncIterable<LogEntry> {
-  const prefix = filter.replace(/[*>].*$/, '');
+  const tokens = (filter: string): string => filter.replace(/[.*>]/g, (c) => ({ '*': '[^.]+', '>': '.+' })[c] ?? '\\.');
+  const wanted = new RegExp(`^(${filters.map(tokens).join('|')})$`);
   let seen = after;
   do {
     for (const entry of entries) {
-      if (entry.seq <= seen || !entry.subject.startsWith(prefix)) continue;
+      if (entry.seq <= seen || !wanted.test(entry.subject)) continue;
       seen = entry.seq;
       yield entry;
     }

@@ -1,6 +1,11 @@
 import assert from 'node:assert/strict';
+import { once } from 'node:events';
+import { existsSync, readFileSync } from 'node:fs';
 import { connect } from 'node:net';
 import { describe, it } from 'node:test';
+import { setTimeout as delay } from 'node:timers/promises';
+import { CodedError } from '../../src/errors.ts';
+import { refusalOf } from '../../src/http/errors.ts';
 import { get } from './get.ts';
 import { BATCH_ID, batchRow, listen, rig, taskRow } from './support.ts';
 
@@ -81,6 +86,7 @@ describe('about the server', () => {
       '/batch/{id}/cancel',
       '/batch/{id}/events',
       '/batch/{id}/task/{taskId}',
+      '/batch/{id}/task/{taskId}/patch',
       '/batch/{id}/task/{taskId}/steps/{n}/output',
       '/batch/{id}/tasks',
       '/batches',
@@ -166,6 +172,27 @@ describe('errors', () => {
     });
   });
 
+  for (const [head, status, code] of [
+    ['GET /health HTTP/1.1\r\n', 400, 'invalid_request'],
+    ['GET /health HTTP/1.1\r\nHost: x\r\nExpect: a-cake\r\n', 417, 'expectation_failed'],
+  ] as const) {
+    it(`have their shape also for what node would refuse without a body: ${JSON.stringify(head)}`, async (t) => {
+      const { app } = await rig(t);
+      const socket = connect(await listen(app), '127.0.0.1');
+      socket.write(`${head}Connection: close\r\n\r\n`);
+      const text = (await socket.toArray()).join('');
+      assert.match(text, new RegExp(`^HTTP/1\\.1 ${status} `));
+      assert.match(text, new RegExp(`\\{"error":"${code}","message":"[^"]+"\\}`));
+    });
+  }
+
+  it('that pass are 503 and say when to try again', () => {
+    for (const code of ['blob_unavailable', 'read_model_closed', 'nonces_unavailable', 'contention']) {
+      const refusal = refusalOf(new CodedError(code, 'not now'), 'id');
+      assert.deepEqual([refusal.status, refusal.code, refusal.retryAfterSecs], [503, code, 5]);
+    }
+  });
+
   it('are answered also while the read models are closed', async (t) => {
     const { app, readModel } = await rig(t);
     readModel.position = () => {
@@ -176,3 +203,25 @@ describe('errors', () => {
     assert.equal((await app.inject('/live')).statusCode, 200);
   });
 });
+
+it(
+  'connections are probed by TCP while they are silent',
+  { timeout: 10_000, skip: !existsSync('/proc/net/tcp') && 'needs /proc' },
+  async (t) => {
+    const { app } = await rig(t);
+    const port = await listen(app);
+    const socket = connect(port, '127.0.0.1');
+    t.after(() => socket.destroy());
+    socket.write('GET /live HTTP/1.1\r\nHost: x\r\n\r\n');
+    await once(socket, 'data');
+    // Fields: number, local address, remote address, state (01 is established), queues, timer (02 is keepalive).
+    // Source: https://www.kernel.org/doc/html/latest/networking/proc_net_tcp.html
+    const local = `0100007F:${port.toString(16).toUpperCase().padStart(4, '0')}`;
+    const timerOf = (): string | undefined =>
+      readFileSync('/proc/net/tcp', 'utf8')
+        .split('\n')
+        .map((line) => line.trim().split(/\s+/))
+        .find(([, address, , state]) => address === local && state === '01')?.[5];
+    while (!timerOf()?.startsWith('02:')) await delay(5);
+  },
+);

@@ -140,6 +140,55 @@ describe('the WebSocket', { timeout: 60_000 }, () => {
     );
   });
 
+  it('begins with a snapshot where the sequence is beyond the log', async (t) => {
+    const { port, readModel } = await started(t);
+    const { messages, closed } = connect(t, port, `batch_id=${BATCH_ID}&after=999`);
+    await until(() => messages.length === 1);
+    end(readModel, 101);
+    assert.equal(await closed, 1000);
+    assert.deepEqual(
+      messages.map(({ event, seq }) => [event, seq]),
+      [
+        ['snapshot', 100],
+        ['batch_complete', 101],
+        ['stream_closed', 101],
+      ],
+    );
+  });
+
+  it('reads a long history in pages, without a gap or a repeat', async (t) => {
+    const { port, readModel } = await started(t);
+    const limits: (number | undefined)[] = [];
+    const feed = readModel.feed.bind(readModel);
+    readModel.feed = (batchId, after, limit) => {
+      limits.push(limit);
+      return feed(batchId, after, limit);
+    };
+    for (let seq = 101; seq <= 1_100; seq += 1) readModel.publish(message(seq));
+    const { messages, closed } = connect(t, port, `batch_id=${BATCH_ID}&after=100`);
+    await until(() => messages.length >= 1_000);
+    for (let seq = 1_101; seq <= 1_110; seq += 1) readModel.publish(message(seq));
+    end(readModel, 1_111);
+    assert.equal(await closed, 1000);
+    assert.deepEqual(
+      messages.filter(({ event }) => event === 'step_started' || event === 'batch_complete').map(({ seq }) => seq),
+      Array.from({ length: 1_011 }, (_, n) => 101 + n),
+    );
+    assert.ok(limits.length >= 3 && limits.every((limit) => limit === 500), String(limits));
+  });
+
+  it('is open to one address a limited number of times', async (t) => {
+    const { port } = await started(t, { webSocketsPerAddress: 1 });
+    const first = connect(t, port, `batch_id=${BATCH_ID}`);
+    await until(() => first.messages.length === 1);
+    assert.equal(await connect(t, port, `batch_id=${BATCH_ID}`).closed, 1013);
+    first.socket.close();
+    await first.closed;
+    await until(() => first.socket.readyState === WebSocket.CLOSED);
+    const again = connect(t, port, `batch_id=${BATCH_ID}`);
+    await until(() => again.messages.length === 1);
+  });
+
   it('of a batch that has ended sends what there is and closes', async (t) => {
     const { port, readModel } = await started(t);
     readModel.publish(message(101));

@@ -18,7 +18,7 @@ test('eight processes set up at the same time, and again later, and nothing chan
   await ensureStreams(await nats.connect(), options);
   const jsm = await jetstreamManager(await nats.connect());
   const names = (await Array.fromAsync(jsm.streams.names())).toSorted();
-  assert.deepEqual(names, ['EVENTS', 'KV_nonces', 'OBJ_archives', 'OBJ_bundles', 'OBJ_outputs']);
+  assert.deepEqual(names, ['EVENTS', 'KV_liveness', 'KV_nonces', 'OBJ_archives', 'OBJ_bundles', 'OBJ_outputs']);
 });
 
 test('the log refuses to be changed', async (t) => {

@@ -6,8 +6,8 @@ import { emptyHead } from '../../src/jetstream-log.ts';
 import type { EventLog, Head } from '../../src/log.ts';
 import { openProjections } from '../../src/projections/run.ts';
 import type { FeedMessage, ReadModel } from '../../src/projections/read-model.ts';
-import { subjectOf } from '../../src/streams.ts';
-import { batchIdOf } from '../support/events.ts';
+import { subjectOf, subjects } from '../../src/streams.ts';
+import { batchIdOf, make, sha256 } from '../support/events.ts';
 import { startLog } from '../support/log.ts';
 import { longStory } from './story.ts';
 
@@ -57,4 +57,25 @@ test('the read models follow a real log over a restart of NATS and answer as one
   await afterwards.whenCaughtUp(signal);
   assert.deepEqual(answers(afterwards.model), answers(live.model));
   assert.deepEqual(errors, []);
+});
+
+test("a batch's own subjects, as filters of a real log, find its events and no others", async (t) => {
+  const { log } = await startLog(t);
+  const events = [...longStory(2), make('TaskDispatched', { batchId: batchIdOf(1), taskId: 'task 0' })];
+  await appendAll(log, events, new Map());
+  const filters = subjects.ofBatch(batchIdOf(1), sha256('archive 1'));
+  const last = Math.max(...(await Promise.all(filters.map((filter) => log.lastSeq(filter)))));
+  assert.equal(last, events.length, 'the dispatch is the newest');
+  const found: number[] = [];
+  for await (const { entry, pending } of log.follow({ filters, after: 0, signal: t.signal })) {
+    found.push(entry.seq);
+    if (pending === 0 || entry.seq >= last) break;
+  }
+  const own = events.flatMap((event, index) =>
+    ('batchId' in event.data && event.data.batchId === batchIdOf(1)) ||
+    ('archiveHash' in event.data && event.data.archiveHash === sha256('archive 1'))
+      ? [index + 1]
+      : [],
+  );
+  assert.deepEqual(found, own);
 });

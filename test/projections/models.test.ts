@@ -170,6 +170,7 @@ test('a retry shows the steps of the new attempt, keeps both attempts, and the o
     make('StepStarted', { attempt: 2, name: 'second' }),
     make('TaskFinished', { attempt: 1 }),
     make('StepFinished', { attempt: 1, exitCode: 1 }),
+    make('TaskHandedBack', { attempt: 1 }),
   ];
   const queries = given(story);
   const task = queries.task(BATCH_ID, 'task-a');
@@ -311,6 +312,7 @@ test('the feed tells a batch from its plan to its end in the words of the contra
   ];
   assert.deepEqual(queries.feed(BATCH_ID, 0), messages);
   assert.deepEqual(queries.feed(BATCH_ID, 6), messages.slice(5));
+  assert.deepEqual(queries.feed(BATCH_ID, 6, 2), messages.slice(5, 7));
 });
 
 test('the feed ends with how and why a batch failed or was cancelled', () => {

@@ -90,6 +90,7 @@ const defaults: { readonly [K in EventType]: DataOf<K> } = {
     patch: null,
     durationMs: 900,
   },
+  TaskHandedBack: { ...task, cause: 'infrastructure', reason: 'the disk is full' },
   TaskAbandoned: { ...task, cause: 'executor-lost', reason: 'no executor finished it' },
   WhitelistChanged: { netuid: 100, source: 'static', endpoint: null, block: null, validators: [] },
   WhitelistRefreshFailed: { netuid: 100, endpoint: null, error: 'no answer' },

@@ -6,6 +6,9 @@
  * one that does. There are two marks, both inherited through fork and exec: a variable in the environment, and the
  * hard limit RLIMIT_RSS, which Linux has ignored since 2.4.30 (setrlimit(2)). The limit also survives `env -i`,
  * setsid, a double fork and closed descriptors. All of this is read from /proc, so it works on Linux alone.
+ *
+ * That finds what daemons do, not what malice does: an orphan that lowered the limit, dropped the variable and left the
+ * session carries no mark any more and lives on. Only a sandbox with a PID namespace of its own rules that out.
  */
 import { readdirSync, readFileSync } from 'node:fs';
 import { setImmediate as nextTurn, setTimeout as sleep } from 'node:timers/promises';

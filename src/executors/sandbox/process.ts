@@ -1,7 +1,8 @@
 /**
  * The sandbox that isolates nothing: a command runs as our own user on our own machine. It exists for development,
  * for the demo's own tasks and for hosts that isolate the whole executor, and has to be asked for by name
- * (SANDBOX=process). What it does give is a clean environment, a time limit, bounded output and no survivors.
+ * (SANDBOX=process). What it does give is a clean environment, a time limit, bounded output and the end of whatever a
+ * command leaves running, unless that sheds every mark on purpose (see process-tree.ts).
  */
 import { mkdir, mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';

@@ -1,7 +1,7 @@
 /**
- * Starts one command and answers for everything that comes of it: a time limit, cancellation, the death of all its
- * processes before the caller goes on, and their death too when this process is killed with SIGKILL. Sandboxes and
- * git share it, so that no child process of ours has weaker rules than another.
+ * Starts one command and answers for what comes of it: a time limit, cancellation, the death of all processes of its
+ * tree (process-tree.ts says what that is) before the caller goes on, and their death too when this process is killed
+ * with SIGKILL. Sandboxes and git share it, so that no child process of ours has weaker rules than another.
  *
  * How: a shell waits for a word on descriptor 3 before it becomes the command. In between we learn its start time and
  * start a second shell, the watcher, that reads a pipe of ours; end of file there means that we died, and it kills

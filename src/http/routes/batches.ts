@@ -1,7 +1,8 @@
 /** The batches, their tasks and their results, as the read models have them. */
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox';
 import Type from 'typebox';
-import { within } from '../bounds.ts';
+import { Slots, within } from '../bounds.ts';
+import type { TaskRow } from '../../projections/read-model.ts';
 import { type Context, requireBatch, uptimeSecs } from '../context.ts';
 import { HttpError, errorResponses } from '../errors.ts';
 import {
@@ -14,14 +15,18 @@ import {
   TaskView,
   VerifyView,
 } from '../schemas.ts';
-import { batchView, hasEnded, taskListView, taskView, verifyView } from '../views.ts';
+import { batchView, hasEnded, isLarge, taskListView, taskView, verifyView } from '../views.ts';
 
 const DEFAULT_PAGE = 100;
 const MAX_PAGE = 1000;
 const CHAIN_HEAD_WAIT_MS = 5_000;
 
-export const batchRoutes: FastifyPluginAsyncTypebox<Context> = async (app, { ports, outputs }) => {
+export const batchRoutes: FastifyPluginAsyncTypebox<Context> = async (app, { ports, outputs, limits }) => {
   const { readModel } = ports;
+  const largeViews = new Slots(limits.largeViews);
+  /** Small answers never wait, so that the others cannot keep them. */
+  const inTurn = <T>(tasks: readonly TaskRow[], view: () => Promise<T>): Promise<T> =>
+    isLarge(tasks) ? largeViews.run(view, limits.largeViewWaitMs) : view();
 
   app.get(
     '/batches',
@@ -77,7 +82,8 @@ export const batchRoutes: FastifyPluginAsyncTypebox<Context> = async (app, { por
     },
     (request) => {
       const { batchId } = requireBatch(ports, request.params.id);
-      return taskListView(batchId, readModel.tasks(batchId), outputs);
+      const tasks = readModel.tasks(batchId);
+      return inTurn(tasks, () => taskListView(batchId, tasks, outputs));
     },
   );
 
@@ -85,7 +91,7 @@ export const batchRoutes: FastifyPluginAsyncTypebox<Context> = async (app, { por
     '/batch/:id/task/:taskId',
     {
       schema: {
-        summary: 'One task with its tests, steps and attempts, and all of its stored output',
+        summary: 'One task with its tests, steps and attempts; very long outputs are cut, and say so',
         tags: ['batches'],
         params: TaskParams,
         response: { 200: TaskView, ...errorResponses },
@@ -95,7 +101,7 @@ export const batchRoutes: FastifyPluginAsyncTypebox<Context> = async (app, { por
       const { batchId } = requireBatch(ports, request.params.id);
       const task = readModel.task(batchId, request.params.taskId);
       if (!task) throw new HttpError(404, 'task_not_found', `the batch has no such task; see /batch/${batchId}/tasks`);
-      return taskView(task, readModel.attempts(batchId, task.taskId), outputs);
+      return inTurn([task], () => taskView(task, readModel.attempts(batchId, task.taskId), outputs));
     },
   );
 
@@ -128,7 +134,7 @@ export const batchRoutes: FastifyPluginAsyncTypebox<Context> = async (app, { por
 
   /** null while the log cannot be reached: everything else of the answer does not need it. */
   const chainHead = async (batchId: string): Promise<{ readonly seq: number; readonly hash: string } | null> => {
-    if (!ports.chainHead || !ports.logReachable()) return null;
+    if (!ports.logReachable()) return null;
     return within(CHAIN_HEAD_WAIT_MS, 'the event log', ports.chainHead(batchId)).catch(() => null);
   };
 };

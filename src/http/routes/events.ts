@@ -7,16 +7,22 @@ import type { StoredOutput } from '../../events.ts';
 import type { LogEntry } from '../../log.ts';
 import type { BatchRow, TaskRow } from '../../projections/read-model.ts';
 import { subjects } from '../../streams.ts';
-import { Slots, orAbort } from '../bounds.ts';
+import { SharedSlots, orAbort } from '../bounds.ts';
 import { type Context, requireBatch, requireLog } from '../context.ts';
-import { HttpError, errorResponses, logUnavailable } from '../errors.ts';
-import { asNdjson, asServerSentEvents, isSubjectFilter, startReading, toStream } from '../event-stream.ts';
-import { BatchParams } from '../schemas.ts';
+import { HttpError, busy, errorResponses, logUnavailable } from '../errors.ts';
+import {
+  asNdjson,
+  asServerSentEvents,
+  isSubjectFilter,
+  startReading,
+  toStream,
+  withHeartbeat,
+} from '../event-stream.ts';
+import { BatchParams, TaskParams } from '../schemas.ts';
 import { hasEnded } from '../views.ts';
 
 const NDJSON = 'application/x-ndjson';
 const SSE = 'text/event-stream';
-const RETRY_BUSY_SECS = 10;
 /** Until the first event or the first bytes of an output are there. */
 const FIRST_ITEM_WAIT_MS = 15_000;
 
@@ -29,7 +35,7 @@ const streamResponse = { 200: Type.String({ description: 'one event per line' })
 
 export const eventRoutes: FastifyPluginAsyncTypebox<Context> = async (app, context) => {
   const { ports, limits } = context;
-  const slots = new Slots(limits.eventStreams);
+  const slots = new SharedSlots(limits.eventStreams, limits.eventStreamsPerAddress);
 
   app.get(
     '/events',
@@ -54,7 +60,7 @@ export const eventRoutes: FastifyPluginAsyncTypebox<Context> = async (app, conte
         throw new HttpError(400, 'invalid_request', 'subject: must be like ev.batch.<id>, ev.task.> or ev.>');
       }
       return sendEvents(request, reply, { after, follow }, (options) =>
-        ports.readEvents({ filter: subject, ...options }),
+        ports.readEvents({ filters: [subject], ...options }),
       );
     },
   );
@@ -78,8 +84,9 @@ export const eventRoutes: FastifyPluginAsyncTypebox<Context> = async (app, conte
       const firstSeq = Math.min(batch.firstSeq, ...votes.map((vote) => vote.seq));
       const { after = 0, follow = false } = request.query;
       const range = { after: Math.max(after, firstSeq - 1), follow };
+      const filters = subjects.ofBatch(batch.batchId, batch.archiveHash);
       return sendEvents(request, reply, range, (options) =>
-        ofBatch(batch, ports.readEvents({ filter: subjects.all, ...options, live: options.live && !hasEnded(batch) })),
+        untilEnd(batch, ports.readEvents({ filters, ...options, live: options.live && !hasEnded(batch) })),
       );
     },
   );
@@ -112,13 +119,38 @@ export const eventRoutes: FastifyPluginAsyncTypebox<Context> = async (app, conte
           'this attempt has no such step, or the step has stored no output yet',
         );
       }
-      const signal = AbortSignal.any([context.closing, AbortSignal.timeout(FIRST_ITEM_WAIT_MS)]);
-      const bytes = await orAbort(startReading(ports.readOutput(output.digest)), signal).catch((error: unknown) => {
-        throw error instanceof CodedError ? error : logUnavailable('the output cannot be read now', { cause: error });
-      });
-      return sendOutput(reply, output.digest, bytes);
+      return sendStored(reply, output.digest);
     },
   );
+
+  app.get(
+    '/batch/:id/task/:taskId/patch',
+    {
+      exposeHeadRoute: false,
+      schema: {
+        summary: "The agent's whole patch",
+        tags: ['events'],
+        produces: ['text/plain'],
+        params: TaskParams,
+        response: { 200: Type.String(), ...errorResponses },
+      },
+    },
+    async (request, reply) => {
+      const { batchId } = requireBatch(ports, request.params.id);
+      const task = ports.readModel.task(batchId, request.params.taskId);
+      if (!task) throw new HttpError(404, 'task_not_found', 'the batch has no such task');
+      if (!task.patch) throw new HttpError(404, 'output_not_found', 'the task has stored no patch yet');
+      return sendStored(reply, task.patch.digest);
+    },
+  );
+
+  const sendStored = async (reply: FastifyReply, digest: string): Promise<FastifyReply> => {
+    const signal = AbortSignal.any([context.closing, AbortSignal.timeout(FIRST_ITEM_WAIT_MS)]);
+    const bytes = await orAbort(startReading(ports.readOutput(digest)), signal).catch((error: unknown) => {
+      throw error instanceof CodedError ? error : logUnavailable('the output cannot be read now', { cause: error });
+    });
+    return sendOutput(reply, digest, bytes);
+  };
 
   /** The read models know the steps of the current attempt; those of earlier ones are on the log. */
   const findOutput = async (
@@ -130,8 +162,8 @@ export const eventRoutes: FastifyPluginAsyncTypebox<Context> = async (app, conte
     if (attempt === task.attempt) return task.steps.find((row) => row.step === step)?.output ?? null;
     requireLog(ports);
     const signal = AbortSignal.any([context.closing, AbortSignal.timeout(FIRST_ITEM_WAIT_MS)]);
-    const filter = subjects.task(batch.batchId, task.taskId);
-    for await (const entry of ports.readEvents({ filter, after: batch.firstSeq, live: false, signal })) {
+    const filters = [subjects.task(batch.batchId, task.taskId)];
+    for await (const entry of ports.readEvents({ filters, after: batch.firstSeq, live: false, signal })) {
       const isWanted = entry.type === 'StepFinished' && entry.data.attempt === attempt && entry.data.step === step;
       if (isWanted) return entry.data.output;
     }
@@ -145,12 +177,8 @@ export const eventRoutes: FastifyPluginAsyncTypebox<Context> = async (app, conte
     read: (options: { after: number; live: boolean; signal: AbortSignal }) => AsyncIterable<LogEntry>,
   ): Promise<FastifyReply> => {
     requireLog(ports);
-    const slot = slots.tryTake();
-    if (!slot) {
-      throw new HttpError(503, 'busy', 'too many event streams are open; try again', {
-        retryAfterSecs: RETRY_BUSY_SECS,
-      });
-    }
+    const slot = slots.tryTake(request.ip);
+    if (!slot) throw busy('too many event streams are open; try again');
     const gone = new AbortController();
     const release = (): void => {
       gone.abort();
@@ -163,13 +191,14 @@ export const eventRoutes: FastifyPluginAsyncTypebox<Context> = async (app, conte
     if (acceptsServerSentEvents(request)) {
       const events = read({ after: lastEventId(request) ?? range.after, live: true, signal });
       reply.type(`${SSE}; charset=utf-8`);
-      return reply.send(toStream(asServerSentEvents(events, limits.sseHeartbeatMs), release));
+      return reply.send(toStream(withHeartbeat(asServerSentEvents(events), ': ping\n\n', limits.heartbeatMs), release));
     }
     try {
       const events = read({ after: range.after, live: range.follow, signal });
       const started = range.follow ? events : await orAbort(startReading(events), anyOrTimeout(signal));
       reply.type(`${NDJSON}; charset=utf-8`);
-      const stream = toStream(asNdjson(started), release);
+      const text = asNdjson(started);
+      const stream = toStream(range.follow ? withHeartbeat(text, '\n', limits.heartbeatMs) : text, release);
       // Node sends the headers with the first bytes, and there may be none for hours.
       stream.once('resume', () => reply.raw.flushHeaders());
       return reply.send(stream);
@@ -204,15 +233,12 @@ function lastEventId(request: FastifyRequest): number | null {
   return typeof value === 'string' && /^\d{1,15}$/.test(value) ? Number(value) : null;
 }
 
-/** The entries that belong to the batch; ends with the batch. */
-async function* ofBatch(batch: BatchRow, entries: AsyncIterable<LogEntry>): AsyncIterable<LogEntry> {
+/** The entries up to the end of the batch. */
+async function* untilEnd(batch: BatchRow, entries: AsyncIterable<LogEntry>): AsyncIterable<LogEntry> {
   const own = subjects.batch(batch.batchId);
-  const vote = subjects.submission(batch.archiveHash);
-  const token = own.slice(own.lastIndexOf('.'));
   const ended = hasEnded(batch);
   for await (const entry of entries) {
-    const isOwn = entry.subject === own || entry.subject.includes(`${token}.`) || entry.subject === vote;
-    if (isOwn) yield entry;
+    yield entry;
     if (ended && entry.seq >= batch.lastSeq) return;
     if (!ended && entry.subject === own && isEnd(entry)) return;
   }

@@ -130,6 +130,8 @@ export const signedRoutes: FastifyPluginAsyncTypebox<Context> = async (app, { po
   ): Promise<Static<typeof Pending> | Static<typeof Approved>> => {
     const { sha256: archiveHash, bytes: archiveBytes } = upload;
     if (!(await within(COMMAND_WAIT_MS, 'the archive store', ports.archiveKnown(archiveHash)))) {
+      // Bytes that nobody stored yet open a new round: without room for it they must not be stored either.
+      if (!ports.roomForNewRound()) throw tooManyPending(config.consensusTtlSecs);
       await inspect(upload, signal);
       await within(ARCHIVE_WORK_MS, 'the archive store', ports.storeArchive(upload.file, archiveHash));
     }
@@ -151,9 +153,7 @@ export const signedRoutes: FastifyPluginAsyncTypebox<Context> = async (app, { po
         await untilVisible(ports, seq);
         return approved(result, await taskCount(result.batchId, upload, signal));
       case 'too-many-pending':
-        throw new HttpError(503, 'too_many_pending', 'too many archives are being voted on; try again', {
-          retryAfterSecs: config.consensusTtlSecs,
-        });
+        throw tooManyPending(config.consensusTtlSecs);
       case 'not-whitelisted':
         throw new HttpError(401, 'unauthorized_hotkey', 'X-Hotkey: this hotkey is no longer on the whitelist');
       case 'expired':
@@ -274,4 +274,8 @@ function discardRest(request: FastifyRequest, lingerMs: number, whenRead: () => 
     whenRead();
   });
   body.resume();
+}
+
+function tooManyPending(retryAfterSecs: number): HttpError {
+  return new HttpError(503, 'too_many_pending', 'too many archives are being voted on; try again', { retryAfterSecs });
 }

@@ -136,7 +136,7 @@ export const systemRoutes: FastifyPluginAsyncTypebox<Context> = async (app, { po
         has_active_batch: totals.activeBatches > 0,
         queued_batches: totals.queuedBatches,
         open_vote_rounds: readModel.openRounds().filter((round) => round.expiresAtMs > ports.now()).length,
-        executors_alive: ports.executorsAlive?.() ?? null,
+        executors_alive: ports.executorsAlive(),
         log_position: readModel.position(),
         log_reachable: ports.logReachable(),
       };
