@@ -25,7 +25,7 @@ export interface RunningHttp extends AsyncDisposable {
 }
 
 /** Starts listening once the read models have caught up with the log. @throws CodedError port_taken and others */
-export async function startHttp(core: Core): Promise<RunningHttp> {
+export async function startHttp(core: Core, starting: AbortSignal): Promise<RunningHttp> {
   const { config, logger, log } = core;
   const stop = new AbortController();
   const owned = new AsyncDisposableStack();
@@ -43,7 +43,7 @@ export async function startHttp(core: Core): Promise<RunningHttp> {
       onError: (error) => logger.warn({ err: error }, 'the read models had to recover'),
     });
     owned.defer(() => projections.close());
-    await projections.whenCaughtUp(AbortSignal.timeout(CATCH_UP_TIMEOUT_MS));
+    await projections.whenCaughtUp(AbortSignal.any([starting, AbortSignal.timeout(CATCH_UP_TIMEOUT_MS)]));
     const looking = new AbortController();
     const executors = watchExecutors(core.nc, looking.signal);
     owned.defer(() => {

@@ -63,11 +63,19 @@ export interface Service {
   close(force: AbortSignal): Promise<void>;
 }
 
-/** Starts the roles. @throws CodedError for what the operator must mend; whatever had been started is closed then. */
-export async function startService(config: Config, roles: readonly Role[], logger: PinoLogger): Promise<Service> {
+/**
+ * Starts the roles. `interrupted` ends the start. @throws CodedError for what the operator must mend, or the signal's
+ * reason; whatever had been started is closed then.
+ */
+export async function startService(
+  config: Config,
+  roles: readonly Role[],
+  logger: PinoLogger,
+  interrupted: AbortSignal,
+): Promise<Service> {
   const owned = new AsyncDisposableStack();
   try {
-    return await start(config, roles, logger, owned);
+    return await start(config, roles, logger, owned, interrupted);
   } catch (error) {
     await owned.disposeAsync();
     throw error;
@@ -79,17 +87,24 @@ async function start(
   roles: readonly Role[],
   logger: PinoLogger,
   owned: AsyncDisposableStack,
+  interrupted: AbortSignal,
 ): Promise<Service> {
   const failure = Promise.withResolvers<never>();
   // Nobody may be waiting yet when it fails.
   failure.promise.catch(() => undefined);
-  const core = await openCore(config, roles, logger, owned, failure.reject);
+  const failed = new AbortController();
+  const fail = (error: CodedError): void => {
+    failure.reject(error);
+    failed.abort(error);
+  };
+  const starting = AbortSignal.any([interrupted, failed.signal]);
+  const core = await openCore(config, roles, logger, owned, fail, starting);
   const drain = new AbortController();
   const stop = new AbortController();
   const running: Promise<void>[] = [];
   /** A part that ends although nobody asked it to takes the process with it: half a service would only look alive. */
   const guard = (name: string, part: Promise<void>): void => {
-    running.push(part.catch((error: unknown) => failure.reject(partFailed(name, error))));
+    running.push(part.catch((error: unknown) => fail(partFailed(name, error))));
   };
 
   let workDirs: WorkDirs | null = null;
@@ -109,7 +124,7 @@ async function start(
   }
   let http: RunningHttp | null = null;
   if (roles.includes('http')) {
-    http = await startHttp(core);
+    http = await startHttp(core, starting);
     owned.use(http);
   }
   logger.info({ roles, sandbox: config.sandbox, url: http?.url }, 'ready');
@@ -135,6 +150,7 @@ async function openCore(
   logger: PinoLogger,
   owned: AsyncDisposableStack,
   onDeath: (error: CodedError) => void,
+  starting: AbortSignal,
 ): Promise<Core> {
   const needsDataDir = config.nats === null || roles.includes('http') || roles.includes('planner');
   const lock: DataDirLock | null = needsDataDir ? lockDataDir(config.dataDir) : null;
@@ -146,7 +162,12 @@ async function openCore(
   const died = Promise.withResolvers<never>();
   if (config.nats === null) {
     const { dataDir, natsServer } = config;
-    embedded = await startEmbeddedNats({ dataDir, natsServer, onDeath: (error) => died.reject(error) });
+    embedded = await startEmbeddedNats({
+      dataDir,
+      natsServer,
+      signal: starting,
+      onDeath: (error) => died.reject(error),
+    });
     // Before it is reported: what waits for a connection that never comes back must not hold up the end.
     died.promise.catch(async (error: CodedError) => {
       await connection?.close();
@@ -159,6 +180,7 @@ async function openCore(
   const nc = await connectNats(access, {
     name: `term-executor ${roles.join('+')} ${config.executorId}`,
     timeoutMs: CONNECT_TIMEOUT_MS,
+    signal: starting,
     onStatus: (type, data) => logger.info({ nats: type, ...data }, 'NATS connection'),
   });
   connection = nc;

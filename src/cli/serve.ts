@@ -3,7 +3,7 @@ import { hostname } from 'node:os';
 import { InvalidArgumentError, Option, type Command } from 'commander';
 import { pino } from 'pino';
 import { readConfig, ROLES, type Role } from '../config.ts';
-import { messageOf } from '../errors.ts';
+import { CodedError, messageOf } from '../errors.ts';
 import { startService } from '../service.ts';
 import { EXIT, exitCodeOf, type ExitCode } from './exit-codes.ts';
 import { reportError } from './output.ts';
@@ -61,11 +61,14 @@ function parseRoles(text: string): Role[] {
 async function runService(roles: readonly Role[], options: ServiceOptions): Promise<ExitCode> {
   const force = new AbortController();
   const asked = Promise.withResolvers<'signal'>();
+  const interrupted = new AbortController();
   let signals = 0;
   const onSignal = (): void => {
     signals += 1;
-    if (signals === 1) asked.resolve('signal');
-    else force.abort();
+    if (signals === 1) {
+      asked.resolve('signal');
+      interrupted.abort(new CodedError('interrupted', 'ended by a signal before it was ready'));
+    } else force.abort();
   };
   for (const name of SIGNALS) process.on(name, onSignal);
   if (options.untilStdinEnds) process.stdin.resume().once('end', onSignal).once('error', onSignal);
@@ -75,7 +78,7 @@ async function runService(roles: readonly Role[], options: ServiceOptions): Prom
       { level: config.logLevel, base: { pid: process.pid } },
       pino.destination({ fd: 2, sync: true }),
     );
-    const service = await startService(config, roles, logger);
+    const service = await startService(config, roles, logger, interrupted.signal);
     const ready = { ready: true, url: service.url, roles, sandbox: config.sandbox };
     process.stdout.write(`${options.json ? JSON.stringify(ready) : describe(ready)}\n`);
     let code: ExitCode = EXIT.ok;

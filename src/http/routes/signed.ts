@@ -166,10 +166,17 @@ export const signedRoutes: FastifyPluginAsyncTypebox<Context> = async (app, { po
 
   /** Validates the archive and remembers how many tasks it has. */
   const inspect = async (upload: Upload, outer: AbortSignal): Promise<number> => {
-    const signal = AbortSignal.any([outer, AbortSignal.timeout(ARCHIVE_WORK_MS)]);
-    const { taskCount: count } = await orAbort(ports.inspectArchive(upload.file, signal), signal);
-    taskCounts.set(upload.sha256, count);
-    return count;
+    const late = new AbortController();
+    const tooLong = `the archive takes over ${ARCHIVE_WORK_MS / 1000} s to look through; split it into smaller ones`;
+    const timer = setTimeout(() => late.abort(new HttpError(400, 'extraction_failed', tooLong)), ARCHIVE_WORK_MS);
+    try {
+      const signal = AbortSignal.any([outer, late.signal]);
+      const { taskCount: count } = await orAbort(ports.inspectArchive(upload.file, signal), signal);
+      taskCounts.set(upload.sha256, count);
+      return count;
+    } finally {
+      clearTimeout(timer);
+    }
   };
 
   const taskCount = async (batchId: string, upload: Upload, signal: AbortSignal): Promise<number> => {
