@@ -8,7 +8,7 @@ import { mnemonicGenerate } from '@polkadot/util-crypto';
 import Type from 'typebox';
 import { Compile } from 'typebox/compile';
 import { CodedError, messageOf } from '../errors.ts';
-import { isDevelopmentUri, signerFromUri, type Signer } from './sign.ts';
+import { isDevelopmentAddress, isDevelopmentUri, signerFromUri, type Signer } from './sign.ts';
 
 const WORDS = 12;
 const MAX_KEY_FILE_BYTES = 64 * 1024;
@@ -121,15 +121,15 @@ async function signerOfFile(file: string, dev: boolean): Promise<Signer> {
   if (secret === undefined || secret === null || secret.trim() === '') {
     throw new CodedError('key_invalid', `${file} has neither secretPhrase nor secretSeed; it cannot sign`);
   }
-  if (isDevelopmentUri(secret) && !dev) {
+  const signer = await signerFromUri(secret.trim()).catch((error: unknown) => {
+    throw new CodedError('key_invalid', `${file}: ${messageOf(error)}`);
+  });
+  if (!dev && (isDevelopmentUri(secret) || (await isDevelopmentAddress(signer.address)))) {
     throw new CodedError(
       'key_invalid',
       `${file} holds a development key that everybody has; add --dev to use it all the same`,
     );
   }
-  const signer = await signerFromUri(secret.trim()).catch((error: unknown) => {
-    throw new CodedError('key_invalid', `${file}: ${messageOf(error)}`);
-  });
   const address = content.address ?? content.ss58Address;
   if (address !== undefined && address !== signer.address) {
     throw new CodedError(

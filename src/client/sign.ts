@@ -47,6 +47,16 @@ export function isDevelopmentUri(uri: string): boolean {
   );
 }
 
+/** The accounts that `subkey` and every development chain know, by the names of their paths. */
+const DEV_NAMES = ['Alice', 'Bob', 'Charlie', 'Dave', 'Eve', 'Ferdie'] as const;
+
+/** Whether an address is a well-known development account, however its secret was written (as a seed, for example). */
+export async function isDevelopmentAddress(address: string): Promise<boolean> {
+  const uris = DEV_NAMES.flatMap((name) => [`//${name}`, `//${name}//stash`]);
+  const signers = await Promise.all(uris.map((uri) => signerFromUri(uri)));
+  return signers.some((signer) => signer.address === address);
+}
+
 /**
  * The signer of a secret URI: a phrase of 12 to 24 words or a 0x seed of 32 bytes, then an optional derivation path
  * and `///password`; or a path alone, upon the development phrase. @throws CodedError key_invalid, without the secret

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { verify } from '@scure/sr25519';
 import { decodeAddress, sr25519Verify } from '@polkadot/util-crypto';
-import { isDevelopmentUri, newNonce, signVote, signerFromUri } from '../../src/client/sign.ts';
+import { isDevelopmentUri, newNonce, signVote, signerFromUri, isDevelopmentAddress } from '../../src/client/sign.ts';
 
 const DEV_PHRASE = 'bottom drive obey lake curtain smoke basket hold race lonely fit walk';
 
@@ -61,4 +61,10 @@ test('a secret that is none is refused without being repeated', async () => {
       return true;
     });
   }
+});
+
+test('a development account is recognised by its address, when only its seed is written down', async () => {
+  const alice = await signerFromUri('0xe5be9a5092b81bca64be81d212e7f2f9eba183bb7a90954f7b76361f6edb5c0a');
+  assert.ok(await isDevelopmentAddress(alice.address));
+  assert.ok(!(await isDevelopmentAddress((await signerFromUri(`0x${'17'.repeat(32)}`)).address)));
 });
