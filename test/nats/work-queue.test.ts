@@ -32,7 +32,10 @@ describe('a work queue', () => {
     await append(log, 1);
     await append(log, 2);
     const [a, b] = await Promise.all([take(first), take(second)]);
-    assert.deepEqual([a.entry.seq, b.entry.seq].toSorted((x, y) => x - y), [1, 2]);
+    assert.deepEqual(
+      [a.entry.seq, b.entry.seq].toSorted((x, y) => x - y),
+      [1, 2],
+    );
     a.ack();
     b.retryLater(0);
     const again = await take(first);
