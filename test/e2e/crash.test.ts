@@ -38,21 +38,23 @@ describe('kill -9 of serve', () => {
     const dataDir = `${dir}/data`;
     const validators = await makeValidators(1);
     let server = await startServer(t, { validators, dataDir });
-    const { file } = await makeSubmission(dir, slowTasks(8, 0.4));
+    const { file } = await makeSubmission(dir, slowTasks(8, 1));
     const batchId = await vote(server, validators, file, '?concurrent_tasks=3');
-    const completedAtLeast = (count: number): Promise<true> =>
+    // Some tasks done, and an agent at work: killing it then must cost an attempt.
+    const inTheMiddle = (completed: number): Promise<true> =>
       waitFor(
         async () => {
-          const { completed_tasks: done } = await server.get<{ completed_tasks: number }>(`/batch/${batchId}`);
-          return done >= count ? true : null;
+          const { tasks } = await server.get<{ tasks: { status: string }[] }>(`/batch/${batchId}/tasks`);
+          const count = (status: string): number => tasks.filter((task) => task.status === status).length;
+          return count('completed') >= completed && count('running_agent') > 0 ? true : null;
         },
         () => server.log(),
       );
 
-    await completedAtLeast(1);
+    await inTheMiddle(1);
     await server.kill();
     server = await startServer(t, { validators, dataDir });
-    await completedAtLeast(4);
+    await inTheMiddle(4);
     await server.kill();
     for (const name of await readdir(dataDir)) if (name.startsWith('read-models')) await rm(`${dataDir}/${name}`);
     server = await startServer(t, { validators, dataDir });
