@@ -96,12 +96,14 @@ test('a program that is missing, may not be executed or gets too long an argumen
 test('at the time limit everything is ended, gently first', async (t) => {
   const { bash } = stage(t);
   const gentle = await bash('trap "echo bye; exit 0" TERM; echo ready; while :; do sleep 0.01; done', {
-    timeoutMs: 300,
+    timeoutMs: 1_000,
   });
   assert.equal(gentle.cause, 'max-duration');
   assert.match(gentle.output, /^ready\n.*bye\n$/s);
   const seconds = marker();
-  const stubborn = await bash(`trap "" TERM; sleep ${seconds} & setsid sleep ${seconds} & wait`, { timeoutMs: 300 });
+  // The loop: killed after its children, a shell that only waits for them could still exit by itself.
+  const script = `trap "" TERM; sleep ${seconds} & setsid sleep ${seconds} & while :; do wait; done`;
+  const stubborn = await bash(script, { timeoutMs: 1_000 });
   assert.deepEqual([stubborn.cause, stubborn.signal], ['max-duration', 'SIGKILL']);
   assert.deepEqual(processesWith(`sleep\0${seconds}`), []);
 });
