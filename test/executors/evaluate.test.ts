@@ -211,7 +211,7 @@ test('an agent that crashes, runs out of time or changes nothing is told apart, 
   assert.deepEqual([crashed.outcome.cause, crashed.outcome.reward, crashed.kinds.at(-1)], ['agent', 0, 'tests']);
   const slow = await play(t, {
     agent: { 'agent.sh': 'echo half > answer.txt; sleep 60' },
-    spec: { timeouts: { agentSecs: 0.3 } },
+    spec: { timeouts: { agentSecs: 1.5 } },
   });
   assert.deepEqual(
     [slow.outcome.cause, slow.steps[2]?.cause, slow.kinds.at(-1)],
@@ -223,7 +223,7 @@ test('an agent that crashes, runs out of time or changes nothing is told apart, 
   assert.deepEqual([wrong.outcome.cause, wrong.steps.at(-1)?.cause], ['tests', 'tests']);
   const late = await play(t, {
     agent: { 'agent.sh': 'echo fixed > answer.txt; sleep 60' },
-    spec: { timeouts: { agentSecs: 0.3 } },
+    spec: { timeouts: { agentSecs: 1.5 } },
   });
   assert.deepEqual([late.outcome.passed, late.outcome.cause, late.outcome.warnings.length], [true, null, 1]);
 });
