@@ -3,32 +3,17 @@
  * expectation: what schemas, envelope and hash chain cost. One at a time, as one aggregate's writer appends, and
  * atomic batches. Run: node bench/appends.ts [events]
  */
-import { mkdtemp, rm } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
 import { headers, type NatsConnection } from '@nats-io/transport-node';
 import { v7 } from 'uuid';
-import { lockDataDir } from '../src/data-dir.ts';
 import type { Event } from '../src/events.ts';
 import { emptyHead, openJetStreamLog } from '../src/jetstream-log.ts';
-import { connectNats } from '../src/nats/connect.ts';
-import { startEmbeddedNats } from '../src/nats/embedded.ts';
-import { ensureStreams } from '../src/nats/setup.ts';
+import { withNats } from './nats.ts';
 import { printReport } from './report.ts';
 
 const BATCH = 100;
 const count = Number(process.argv[2] ?? '2000');
 
-const dir = await mkdtemp(join(tmpdir(), 'bench-appends-'));
-using lock = lockDataDir(dir);
-try {
-  await using nats = await startEmbeddedNats({
-    dataDir: lock.path,
-    natsServer: process.env['NATS_SERVER'] ?? null,
-    onDeath: (error) => process.stderr.write(`${error.message}\n`),
-  });
-  const nc = await connectNats(nats.access, { name: 'bench', timeoutMs: 5_000 });
-  await ensureStreams(nc, { replicas: 1, nonceTtlSecs: 300 });
+await withNats(async (_, nc) => {
   const value = (seconds: number): number => count / seconds;
   printReport(
     `${count} appends, sync_interval always`,
@@ -39,10 +24,7 @@ try {
     ],
     'raw guarded publish',
   );
-  await nc.close();
-} finally {
-  await rm(dir, { recursive: true, force: true });
-}
+});
 
 function event(netuid: number): Event {
   return { type: 'WhitelistRefreshFailed', data: { netuid, endpoint: null, error: 'a text of some forty characters' } };

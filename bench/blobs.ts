@@ -4,9 +4,6 @@
  */
 import { execFile } from 'node:child_process';
 import { createHash, randomBytes } from 'node:crypto';
-import { mkdtemp, rm } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import { jetstream } from '@nats-io/jetstream';
@@ -14,10 +11,8 @@ import { Objm } from '@nats-io/obj';
 import type { NatsConnection } from '@nats-io/transport-node';
 import { CHUNK_BYTES } from '../src/blob-format.ts';
 import { openBlobs } from '../src/jetstream-blobs.ts';
-import { lockDataDir } from '../src/data-dir.ts';
 import { connectNats } from '../src/nats/connect.ts';
-import { startEmbeddedNats } from '../src/nats/embedded.ts';
-import { ensureStreams } from '../src/nats/setup.ts';
+import { withNats } from './nats.ts';
 import { type Measurement, peakMemoryMib, printReport } from './report.ts';
 
 const MIB = 1024 ** 2;
@@ -34,17 +29,7 @@ if (url !== undefined && token !== undefined) await child(first, url, token, Num
 else await main(Number(first));
 
 async function main(mib: number): Promise<void> {
-  const dir = await mkdtemp(join(tmpdir(), 'bench-blobs-'));
-  using lock = lockDataDir(dir);
-  try {
-    await using nats = await startEmbeddedNats({
-      dataDir: lock.path,
-      natsServer: process.env['NATS_SERVER'] ?? null,
-      onDeath: (error) => process.stderr.write(`${error.message}\n`),
-    });
-    const nc = await connectNats(nats.access, { name: 'bench', timeoutMs: 5000 });
-    await ensureStreams(nc, { replicas: 1, nonceTtlSecs: 300 });
-    await nc.close();
+  await withNats(async (nats) => {
     const results: Measurement[] = [];
     for (const name of CASES) {
       const args = [import.meta.filename, name, nats.url, nats.token, `${mib * MIB}`];
@@ -53,9 +38,7 @@ async function main(mib: number): Promise<void> {
       results.push({ name, value: mbPerSecond, unit: 'MB/s', notes: { 'peak MiB': `${peakMib}` } });
     }
     printReport(`blobs of ${mib} MiB, sync_interval always`, results, 'raw put');
-  } finally {
-    await rm(dir, { recursive: true, force: true });
-  }
+  });
 }
 
 async function child(name: string, natsUrl: string, natsToken: string, bytes: number): Promise<void> {

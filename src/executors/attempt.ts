@@ -232,6 +232,7 @@ async function command(ports: AttemptPorts, taskCommand: TaskCommand): Promise<T
   return (await patiently(() => ports.handler.handle(taskDecider, subject, taskCommand, context), ports.stop)).result;
 }
 
-function contextOf(ports: AttemptPorts): CommandContext {
+/** A new command of this executor, given now. */
+export function contextOf(ports: Pick<AttemptPorts, 'config' | 'newId' | 'now'>): CommandContext {
   return { actor: `executor:${ports.config.executorId}`, commandId: ports.newId(), nowMs: ports.now() };
 }

@@ -9,7 +9,7 @@ import { messageOf } from '../errors.ts';
 import type { EventLog } from '../log.ts';
 import type { Delivery, WorkQueue } from '../nats/work-queue.ts';
 import { subjects } from '../streams.ts';
-import { AttemptReplacedError, runAttempt, type AttemptPorts, type Dispatch } from './attempt.ts';
+import { AttemptReplacedError, contextOf, runAttempt, type AttemptPorts, type Dispatch } from './attempt.ts';
 import { consumeQueue, keepWorking } from './deliveries.ts';
 import type { Logger } from './logger.ts';
 import { patiently } from './patience.ts';
@@ -142,7 +142,12 @@ class Executor {
     const abandon = { type: 'AbandonTask', batchId, taskId, cause: 'infrastructure', reason } as const;
     try {
       const { handler } = this.#ports;
-      const { result } = await handler.handle(taskDecider, subjects.task(batchId, taskId), abandon, this.#context());
+      const { result } = await handler.handle(
+        taskDecider,
+        subjects.task(batchId, taskId),
+        abandon,
+        contextOf(this.#ports),
+      );
       if (result.kind === 'ended') await this.#tellBatch(dispatch, result.end);
       delivery.ack();
     } catch {
@@ -160,7 +165,7 @@ class Executor {
       if (state.phase === 'ended') {
         const reason = 'its batch ended before it was started';
         const abandon = { type: 'AbandonTask', batchId, taskId, cause: 'cancelled', reason } as const;
-        await handler.handle(taskDecider, subjects.task(batchId, taskId), abandon, this.#context());
+        await handler.handle(taskDecider, subjects.task(batchId, taskId), abandon, contextOf(this.#ports));
         return;
       }
       const signal = AbortSignal.any([watch.signal, this.#stop]);
@@ -181,15 +186,10 @@ class Executor {
       reward: end.reward,
       nowMs: this.#ports.now(),
     } as const;
-    const context = this.#context();
+    const context = contextOf(this.#ports);
     await patiently(
       () => this.#ports.handler.handle(batchDecider, subjects.batch(batchId), command, context),
       this.#stop,
     );
-  }
-
-  #context(): { actor: string; commandId: string; nowMs: number } {
-    const { config, newId, now } = this.#ports;
-    return { actor: `executor:${config.executorId}`, commandId: newId(), nowMs: now() };
   }
 }
